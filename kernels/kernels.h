@@ -50,6 +50,23 @@ class Workspace {
   }
   void Reset();
 
+  // Gives back, at its end, everything taken since its start.
+  class Scope {
+   public:
+    explicit Scope(Workspace& workspace) : workspace_(workspace), chunk_(workspace.chunk_), used_(workspace.used_) {}
+    ~Scope() {
+      workspace_.chunk_ = chunk_;
+      workspace_.used_ = used_;
+    }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Workspace& workspace_;
+    size_t chunk_;
+    int64_t used_;
+  };
+
  private:
   void* TakeBytes(int64_t bytes);
   struct Free {
