@@ -31,7 +31,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const Checkpoint& checkpo
                      LoadLayer(checkpoint, absl::StrCat("layers.", i), config.layers[i], table));
     decoder->layers_.push_back(std::move(layer));
   }
-  ASSIGN_OR_RETURN(decoder->final_norm_, checkpoint.ReadVector("norm"));
+  ASSIGN_OR_RETURN(decoder->final_norm_, checkpoint.ReadVector("norm.weight"));
   return decoder;
 }
 

@@ -56,8 +56,8 @@ absl::StatusOr<LayerWeights> LoadLayer(const Checkpoint& checkpoint, const std::
                                        const LayerConfig& config, const kernels::KernelTable& table) {
   LayerWeights layer;
   LayerLoader load(checkpoint, table, layer);
-  RETURN_IF_ERROR(load.Vector(prefix + ".input_layernorm", layer.input_norm));
-  RETURN_IF_ERROR(load.Vector(prefix + ".post_attention_layernorm", layer.post_norm));
+  RETURN_IF_ERROR(load.Vector(prefix + ".input_layernorm.weight", layer.input_norm));
+  RETURN_IF_ERROR(load.Vector(prefix + ".post_attention_layernorm.weight", layer.post_norm));
 
   if (config.mixer == Mixer::kGatedDeltaNet) {
     const std::string p = prefix + ".linear_attn.";
@@ -67,10 +67,10 @@ absl::StatusOr<LayerWeights> LoadLayer(const Checkpoint& checkpoint, const std::
     RETURN_IF_ERROR(load.Linear(p + "in_proj_b", w->b));
     RETURN_IF_ERROR(load.Linear(p + "in_proj_a", w->a));
     RETURN_IF_ERROR(load.Linear(p + "out_proj", w->out));
-    RETURN_IF_ERROR(load.Vector(p + "conv1d", w->conv));
+    RETURN_IF_ERROR(load.Vector(p + "conv1d.weight", w->conv));
     RETURN_IF_ERROR(load.Vector(p + "A_log", w->decay));
     RETURN_IF_ERROR(load.Vector(p + "dt_bias", w->dt_bias));
-    RETURN_IF_ERROR(load.Vector(p + "norm", w->norm));
+    RETURN_IF_ERROR(load.Vector(p + "norm.weight", w->norm));
     for (float& x : w->decay) x = kernels::Exp(x);
     layer.delta_net = std::move(w);
   } else {
@@ -81,8 +81,8 @@ absl::StatusOr<LayerWeights> LoadLayer(const Checkpoint& checkpoint, const std::
     RETURN_IF_ERROR(load.Linear(p + "k_proj", w->k));
     RETURN_IF_ERROR(load.Linear(p + "v_proj", w->v));
     RETURN_IF_ERROR(load.Linear(p + "o_proj", w->o));
-    RETURN_IF_ERROR(load.Vector(p + "q_norm", w->q_norm));
-    RETURN_IF_ERROR(load.Vector(p + "k_norm", w->k_norm));
+    RETURN_IF_ERROR(load.Vector(p + "q_norm.weight", w->q_norm));
+    RETURN_IF_ERROR(load.Vector(p + "k_norm.weight", w->k_norm));
     if (checkpoint.config().attention_bias) {
       RETURN_IF_ERROR(load.Vector(p + "q_proj.bias", w->q_bias));
       RETURN_IF_ERROR(load.Vector(p + "k_proj.bias", w->k_bias));

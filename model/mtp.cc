@@ -28,9 +28,9 @@ absl::StatusOr<std::unique_ptr<MtpLayer>> MtpLayer::Load(const Checkpoint& check
   auto mtp = std::make_unique<MtpLayer>();
   const ModelConfig& config = mtp->config_ = checkpoint.config();
   ASSIGN_OR_RETURN(mtp->fc_, LoadLinear(checkpoint, "mtp.fc", table));
-  ASSIGN_OR_RETURN(mtp->norm_embedding_, checkpoint.ReadVector("mtp.pre_fc_norm_embedding"));
-  ASSIGN_OR_RETURN(mtp->norm_hidden_, checkpoint.ReadVector("mtp.pre_fc_norm_hidden"));
-  ASSIGN_OR_RETURN(mtp->norm_, checkpoint.ReadVector("mtp.norm"));
+  ASSIGN_OR_RETURN(mtp->norm_embedding_, checkpoint.ReadVector("mtp.pre_fc_norm_embedding.weight"));
+  ASSIGN_OR_RETURN(mtp->norm_hidden_, checkpoint.ReadVector("mtp.pre_fc_norm_hidden.weight"));
+  ASSIGN_OR_RETURN(mtp->norm_, checkpoint.ReadVector("mtp.norm.weight"));
   ASSIGN_OR_RETURN(mtp->layer_,
                    LoadLayer(checkpoint, "mtp.layers.0", {Mixer::kGatedAttention, FeedForward::kMoe}, table));
   ASSIGN_OR_RETURN(mtp->experts_, ExpertStore::LoadWhole(checkpoint, "mtp.layers.0.mlp", table, pool));

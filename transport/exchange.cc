@@ -319,9 +319,10 @@ class HeadExchange final : public Exchange {
     if (!frame.ok()) return Named(peers_[from], frame.status(), " sent what cannot be read: ");
     const FrameHeader& h = frame->header;
     if (h.operation == Operation::kError) {
-      const absl::StatusOr<absl::Status> refusal = DecodeError(*frame);
-      if (!refusal.ok()) return Named(peers_[from], refusal.status(), " sent what cannot be read: ");
-      if (h.key.part == kNoPart || Match(from, h).awaited != nullptr) return Named(peers_[from], *refusal, " refused: ");
+      absl::Status refusal;
+      const absl::Status bad = DecodeError(*frame, refusal);
+      if (!bad.ok()) return Named(peers_[from], bad, " sent what cannot be read: ");
+      if (h.key.part == kNoPart || Match(from, h).awaited != nullptr) return Named(peers_[from], refusal, " refused: ");
       ++dropped_;
       return absl::OkStatus();
     }

@@ -117,7 +117,7 @@ absl::StatusOr<ExpertsResult> DecodeExpertsResult(const Frame& frame);
 void CopyMatmulValues(const Frame& frame, std::vector<float>& values);
 
 // The status an error frame carries.
-absl::StatusOr<absl::Status> DecodeError(const Frame& frame);
+absl::Status DecodeError(const Frame& frame, absl::Status& said);
 
 // Builds frames as lists of parts for Link::Send: the caller's rows are sent from where they lie. Reused, so that a
 // steady stream of frames allocates nothing. Parts are valid until the next call or until the caller's memory changes.

@@ -140,7 +140,7 @@ absl::StatusOr<ExpertsResult> DecodeExpertsResult(const Frame& frame) {
 
 void CopyMatmulValues(const Frame& frame, std::vector<float>& values) { CopyInto(values, frame.payload); }
 
-absl::StatusOr<absl::Status> DecodeError(const Frame& frame) {
+absl::Status DecodeError(const Frame& frame, absl::Status& said) {
   uint32_t code;
   std::memcpy(&code, frame.payload.data(), 4);
   if (code < 1 || code > 16) return Refuse(absl::StrCat("status code: expected 1 to 16, got ", code));
@@ -150,7 +150,8 @@ absl::StatusOr<absl::Status> DecodeError(const Frame& frame) {
   for (char& c : sentence) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = ' ';
   }
-  return absl::Status(static_cast<absl::StatusCode>(code), sentence);
+  said = absl::Status(static_cast<absl::StatusCode>(code), sentence);
+  return absl::OkStatus();
 }
 
 absl::Status FrameBuilder::Experts(const FrameKey& key, const RowBlock& block, std::span<const Route> routes) {
