@@ -87,7 +87,7 @@ class Process:
                                         text=True, errors="replace", env={**os.environ, **(env or {}), key: value})
         self.lines, self._errors = queue.Queue(), []
         self._changed = threading.Condition()
-        self._readers = [threading.Thread(target=self._read_out, daemon=True), threading.Thread(target=self._read_err, daemon=True)]
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_out, self._read_err)]
         for reader in self._readers:
             reader.start()
 
