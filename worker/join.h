@@ -39,6 +39,7 @@ struct WorkerFacts {
   std::string build;  // logged, never compared
   int64_t memory_bytes = 0;
   int32_t threads = 1;
+  int32_t wanted_rank = 0;  // taken if free; 0: any
 };
 
 struct JoinHello {

@@ -57,8 +57,8 @@ absl::StatusOr<std::unique_ptr<LocalWorkers>> LocalWorkers::Spawn(const LocalWor
   const pid_t parent = getpid();
   for (int i = 1; i <= config.count; ++i) {
     const std::string name = absl::StrCat("local-", i);
-    std::vector<std::string> words = {"paceline", "worker",     "--join", config.join,
-                                      "--model",  config.model, "--name", name};
+    std::vector<std::string> words = {"paceline",   "worker", "--join", config.join, "--model",
+                                      config.model, "--name", name,     "--rank",    absl::StrCat(i)};
     words.insert(words.end(), config.arguments.begin(), config.arguments.end());
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());

@@ -84,6 +84,11 @@ Membership::Decision Membership::Decide(const JoinHello& hello) const {
     return decision;
   }
 
+  const RankId wanted(hello.facts.wanted_rank);
+  if (wanted > RankId(0) && wanted < RankId(ranks()) && !Holds(place(wanted))) {
+    decision.rank = wanted;
+    return decision;
+  }
   // A place of its own name first, then one nobody has had, then any lost worker's.
   RankId fresh{0}, lost{0};
   for (int32_t rank = 1; rank < ranks(); ++rank) {

@@ -60,6 +60,7 @@ void ToWire(const JoinHello& hello, node::v1::Hello* out) {
   out->set_build(facts.build);
   out->set_memory_bytes(facts.memory_bytes);
   out->set_threads(facts.threads);
+  out->set_wanted_rank(facts.wanted_rank);
 }
 
 absl::StatusOr<JoinHello> FromWire(const node::v1::Hello& hello) {
@@ -82,6 +83,7 @@ absl::StatusOr<JoinHello> FromWire(const node::v1::Hello& hello) {
   out.facts.build = hello.build();
   out.facts.memory_bytes = hello.memory_bytes();
   out.facts.threads = hello.threads();
+  out.facts.wanted_rank = hello.wanted_rank();
   out.fingerprints = {hello.fingerprints().integer_experts(), hello.fingerprints().float_experts(),
                       hello.fingerprints().trunk()};
   out.known_answer = hello.known_answer();
