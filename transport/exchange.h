@@ -102,6 +102,7 @@ class Exchange {
 
   virtual int64_t bytes() const = 0;          // both directions, all links of this exchange
   virtual double wait_seconds() const = 0;    // spent waiting in Receive*
+  virtual int64_t dropped() const { return 0; }  // late or duplicate answers thrown away
 };
 
 struct ExchangeOptions {

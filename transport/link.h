@@ -3,12 +3,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,6 +20,9 @@
 namespace paceline {
 
 using Bytes = std::span<const std::byte>;
+
+// A longer message is refused, by the sender and by the receiver before it allocates.
+inline constexpr int64_t kMaxMessageBytes = int64_t{256} << 20;
 
 // One end of a connection between two ranks. Owned by one thread, except Abort().
 class Link {
