@@ -22,6 +22,7 @@ struct LayerShape {
   int32_t experts = 0;
   int32_t groups = 0;         // per expert
   int64_t leaf_bytes = 0;     // weights of one full leaf as stored, for balance and `status`
+  int64_t columns = 0;        // intermediate width, to check a placement file; 0 = not known, the last group may be ragged
   friend bool operator==(const LayerShape&, const LayerShape&) = default;
 };
 

@@ -1,0 +1,347 @@
+// Requests into steps, steps into tokens.
+#include "coordinator/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/check.h"
+#include "base/error.h"
+#include "base/status.h"
+#include "coordinator/api_error.h"
+
+namespace paceline {
+namespace {
+
+constexpr size_t kMailboxItems = 1024;
+// How long an idle engine sleeps at most before it looks around again.
+constexpr Duration kIdleWait = std::chrono::seconds(1);
+
+absl::Status Stopping() {
+  return WithReason(absl::UnavailableError("the head is stopping; send the request again when it is back"), reasons::kDraining);
+}
+
+}  // namespace
+
+// A request between Submit and OnFinished.
+struct Engine::Generation {
+  Generation(const Tokenizer* tokenizer, StreamerOptions options) : streamer(tokenizer, std::move(options)) {}
+
+  std::string request_id;
+  std::vector<TokenId> prompt;  // until OnStarted
+  int64_t prompt_tokens = 0;
+  uint64_t seed = 0;
+  bool logprobs = false;
+  std::optional<Duration> time_limit;
+  Streamer streamer;
+  std::shared_ptr<GenerationSink> sink;
+  std::shared_ptr<GenerationTicket> ticket;
+  std::string logits_hash;
+  TimePoint submitted;
+  std::optional<TimePoint> started;
+  std::optional<TimePoint> first_token;
+  TimePoint last_token;
+
+  bool expired(TimePoint now) const { return time_limit && now - submitted >= *time_limit; }
+};
+
+Engine::Engine(Parts parts, GenerationDefaults defaults, SchedulerOptions options)
+    : parts_(parts),
+      defaults_(std::move(defaults)),
+      info_(parts.trunk->info()),
+      mailbox_(kMailboxItems),
+      scheduler_(info_, options) {
+  counting_.max_running = scheduler_.max_running();
+  counting_.pages_total = info_.pages;
+  stats_ = counting_;
+}
+
+Engine::~Engine() { Stop(); }
+
+void Engine::Start() {
+  CHECK(!thread_.joinable());
+  thread_ = std::thread([this] { Loop(); });
+}
+
+void Engine::Stop() {
+  stopping_ = true;
+  mailbox_.Close();  // wakes the loop
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::Status Engine::Degraded() const {
+  if (parts_.cluster == nullptr) return absl::OkStatus();
+  const ClusterFacts facts = parts_.cluster->Facts();
+  if (facts.degraded.empty()) return absl::OkStatus();
+  const std::string_view code = CodeOf(facts.degraded);
+  return NameLostNode(code.empty() ? Error(errors::kNodeLost, facts.degraded) : absl::UnavailableError(facts.degraded));
+}
+
+// Adds the lost worker as a fact a program can read: the node whose name the sentence contains, the longest such.
+absl::Status Engine::NameLostNode(absl::Status status) const {
+  if (!absl::IsUnavailable(status)) return status;
+  status = WithReason(std::move(status), reasons::kNodeLost);
+  if (parts_.cluster == nullptr) return status;
+  const ClusterFacts facts = parts_.cluster->Facts();
+  const std::string message(status.message());
+  size_t best = facts.nodes.size();
+  for (size_t rank = 0; rank < facts.nodes.size(); ++rank) {
+    const std::string& name = facts.nodes[rank].name;
+    if (facts.nodes[rank].head || name.empty() || message.find(name) == std::string::npos) continue;
+    if (best == facts.nodes.size() || name.size() > facts.nodes[best].name.size()) best = rank;
+  }
+  if (best == facts.nodes.size()) return status;
+  status = WithMetadata(std::move(status), "node", facts.nodes[best].name);
+  return WithMetadata(std::move(status), "rank", std::to_string(best));
+}
+
+absl::StatusOr<std::shared_ptr<GenerationTicket>> Engine::Submit(GenerateRequest request,
+                                                                 std::shared_ptr<GenerationSink> sink) {
+  RETURN_IF_ERROR(Degraded());
+  RETURN_IF_ERROR(CheckRequest(request, info_.vocab));
+  SequenceSpec spec;
+  spec.id = SequenceId(next_sequence_++);
+  if (const std::string* text = std::get_if<std::string>(&request.input)) {
+    if (parts_.tokenizer == nullptr) return FieldError("text", "this model has no tokenizer; give token ids");
+    ASSIGN_OR_RETURN(spec.prompt, parts_.tokenizer->Encode(*text));
+    if (spec.prompt.empty()) return FieldError("text", "the prompt has no tokens; give at least one");
+  } else {
+    spec.prompt = std::get<std::vector<TokenId>>(std::move(request.input));
+  }
+  RETURN_IF_ERROR(CheckPrompt(spec.prompt, info_.vocab));
+  if (parts_.tokenizer == nullptr && !request.stopping.stop_strings.empty()) {
+    return FieldError("stopping.stop_strings", "this model has no tokenizer, so no text to stop at; use stop_token_ids");
+  }
+  ASSIGN_OR_RETURN(spec.sampling, ResolveSampling(request.sampling, defaults_, info_.vocab));
+  ASSIGN_OR_RETURN(spec.max_tokens,
+                   ResolveMaxTokens(request.stopping, static_cast<int64_t>(spec.prompt.size()), context()));
+  spec.top = request.top;
+  spec.logprobs = request.logprobs;
+  spec.hash_logits = request.hash_logits;
+
+  auto generation = std::make_unique<Generation>(
+      parts_.tokenizer, StreamerOptions{defaults_.eos_token_ids, request.stopping, spec.max_tokens});
+  generation->request_id =
+      request.request_id.empty() ? absl::StrFormat("gen-%016x", spec.id.value()) : std::move(request.request_id);
+  generation->prompt = spec.prompt;
+  generation->prompt_tokens = static_cast<int64_t>(spec.prompt.size());
+  generation->seed = spec.sampling.seed;
+  generation->logprobs = request.logprobs;
+  generation->time_limit = request.stopping.time_limit;
+  generation->sink = std::move(sink);
+  generation->ticket = std::make_shared<GenerationTicket>();
+  generation->submitted = parts_.clock->Now();
+  std::shared_ptr<GenerationTicket> ticket = generation->ticket;
+  if (!mailbox_.TryPush(NewGeneration{std::move(generation), std::move(spec)})) {
+    if (stopping_) return Stopping();
+    return Error(errors::kQueueFull, "the engine takes no more requests now; try again later");
+  }
+  return ticket;
+}
+
+absl::Status Engine::Warm(Duration limit) {
+  const TimePoint deadline = Clock::Real().Now() + limit;
+  WarmRequest request;
+  std::future<absl::Status> done = request.done.get_future();
+  if (!mailbox_.Push(std::move(request), deadline)) {
+    return Error(errors::kTimeout, "the engine took no request for a proof of readiness; it is stopped or overloaded");
+  }
+  if (done.wait_until(deadline) != std::future_status::ready) {
+    return Error(errors::kTimeout, absl::StrFormat("no step proved the cluster ready within %.1f s", Seconds(limit)));
+  }
+  return done.get();
+}
+
+EngineStats Engine::stats() const {
+  std::lock_guard lock(stats_mutex_);
+  return stats_;
+}
+
+void Engine::Publish() {
+  counting_.running = scheduler_.running();
+  counting_.waiting = scheduler_.waiting();
+  counting_.pages_used = scheduler_.pages_used();
+  counting_.exchange = parts_.trunk->counters();
+  std::lock_guard lock(stats_mutex_);
+  stats_ = counting_;
+}
+
+void Engine::Loop() {
+  while (!stopping_) {
+    if (scheduler_.idle() && warming_.empty()) {
+      Publish();
+      std::optional<Message> message = mailbox_.Pop(Clock::Real().Now() + kIdleWait);
+      if (message) Receive(*std::move(message));
+    }
+    while (std::optional<Message> message = mailbox_.TryPop()) Receive(*std::move(message));
+    if (stopping_) break;
+    DropUnwanted();
+    StartWaiting();
+    if (scheduler_.running() > 0) {
+      RunStep();
+    } else if (!warming_.empty()) {
+      RunWarmStep();
+    }
+    Publish();
+  }
+  const absl::Status stopped = Stopping();
+  while (std::optional<Message> message = mailbox_.TryPop()) Receive(*std::move(message));
+  while (!generations_.empty()) End(generations_.begin()->first, stopped, FinishReason::kCancelled, {});
+  AnswerWarm(stopped);
+  Publish();
+}
+
+void Engine::Receive(Message message) {
+  if (WarmRequest* warm = std::get_if<WarmRequest>(&message)) {
+    warming_.push_back(std::move(*warm));
+  } else {
+    NewGeneration& fresh = std::get<NewGeneration>(message);
+    const SequenceId id = fresh.spec.id;
+    generations_[id] = std::move(fresh.generation);
+    const absl::Status admitted = scheduler_.Admit(std::move(fresh.spec));
+    if (!admitted.ok()) End(id, admitted, FinishReason::kCancelled, {});
+  }
+}
+
+// Before a step: what was cancelled, what ran out of time before its first token, and, while an expert has no holder,
+// everything that waits.
+void Engine::DropUnwanted() {
+  std::vector<std::pair<SequenceId, absl::Status>> gone;
+  const TimePoint now = parts_.clock->Now();
+  for (const auto& [id, generation] : generations_) {
+    if (generation->ticket->cancelled()) {
+      gone.emplace_back(id, absl::OkStatus());
+    } else if (!generation->first_token && generation->expired(now)) {
+      gone.emplace_back(id, WithReason(absl::DeadlineExceededError("the request's time_limit passed before its first token"),
+                                       reasons::kTimeLimit));
+    }
+  }
+  for (const auto& [id, status] : gone) End(id, status, FinishReason::kCancelled, {});
+  if (scheduler_.waiting() == 0) return;
+  const absl::Status degraded = Degraded();
+  if (degraded.ok()) return;
+  for (const SequenceId id : scheduler_.Waiting()) End(id, degraded, FinishReason::kCancelled, {});
+}
+
+void Engine::StartWaiting() {
+  for (const SequenceId id : scheduler_.Start()) {
+    Generation& generation = *generations_.at(id);
+    generation.started = parts_.clock->Now();
+    GenerationStarted started;
+    started.request_id = generation.request_id;
+    started.model = info_.model;
+    started.prompt = std::exchange(generation.prompt, {});
+    started.seed = generation.seed;
+    started.queue_s = Seconds(*generation.started - generation.submitted);
+    if (parts_.cluster != nullptr) started.epoch = parts_.cluster->Facts().epoch;
+    generation.sink->OnStarted(started);
+  }
+}
+
+void Engine::RunStep() {
+  StepPlan plan = scheduler_.Plan(StepId(next_step_++));
+  plan.probe_workers = !warming_.empty();
+  absl::StatusOr<StepResult> result = parts_.trunk->Run(plan);
+  ++counting_.steps;
+  if (!result.ok()) {
+    const absl::Status status = NameLostNode(result.status());
+    for (const SequenceRows& rows : plan.sequences) End(rows.sequence, status, FinishReason::kCancelled, {});
+    AnswerWarm(status);
+    return;
+  }
+  const TimePoint now = parts_.clock->Now();
+  bool drew_a_token = false;
+  for (const SequenceRows& rows : plan.sequences) counting_.rows += static_cast<int64_t>(rows.tokens.size());
+  for (const StepOutcome& outcome : scheduler_.Apply(plan, *std::move(result))) {
+    drew_a_token |= outcome.status.ok() && !outcome.rows.empty();
+    Book(outcome, now);
+  }
+  if (plan.probe_workers && drew_a_token) AnswerWarm(absl::OkStatus());
+}
+
+// With nothing running, slot and page 0 are free: one token after a prompt of one token.
+void Engine::RunWarmStep() {
+  StepPlan plan;
+  plan.step = StepId(next_step_++);
+  plan.probe_workers = true;
+  SequenceRows rows;
+  rows.sequence = SequenceId(next_sequence_++);
+  rows.pages = {0};
+  rows.tokens = {0};
+  rows.sampled_rows = 1;
+  rows.sampling.temperature = 0;
+  plan.sequences.push_back(rows);
+  const absl::StatusOr<StepResult> result = parts_.trunk->Run(plan);
+  ++counting_.steps;
+  parts_.trunk->Release(rows.sequence);
+  if (!result.ok()) return AnswerWarm(NameLostNode(result.status()));
+  CHECK_EQ(result->sequences.size(), 1u);
+  AnswerWarm(result->sequences[0].status);
+}
+
+void Engine::AnswerWarm(const absl::Status& status) {
+  for (WarmRequest& request : warming_) request.done.set_value(status);
+  warming_.clear();
+}
+
+void Engine::Book(const StepOutcome& outcome, TimePoint now) {
+  if (!outcome.status.ok()) return End(outcome.id, outcome.status, FinishReason::kCancelled, {});
+  Generation& generation = *generations_.at(outcome.id);
+  if (!outcome.logits_hash.empty()) generation.logits_hash = outcome.logits_hash;
+  for (const RowResult& row : outcome.rows) {
+    ++counting_.tokens;
+    if (!generation.first_token) generation.first_token = now;
+    generation.last_token = now;
+    StreamedPiece piece = generation.streamer.Next(row.token);
+    if (!piece.finish && generation.expired(now)) {
+      piece.text += generation.streamer.Flush();
+      piece.finish = FinishReason::kTimeLimit;
+    }
+    GeneratedToken token;
+    token.id = row.token;
+    token.text = std::move(piece.text);
+    if (parts_.tokenizer != nullptr) token.bytes = std::string(parts_.tokenizer->TokenBytes(row.token));
+    if (generation.logprobs) token.logprob = row.logprob;
+    token.top = row.top;
+    std::vector<GeneratedToken> tokens;
+    tokens.push_back(std::move(token));
+    generation.sink->OnTokens(std::move(tokens));
+    if (piece.finish) return End(outcome.id, absl::OkStatus(), *piece.finish, std::move(piece.match));
+  }
+}
+
+void Engine::End(SequenceId id, absl::Status status, FinishReason reason, StopMatch match) {
+  const auto found = generations_.find(id);
+  CHECK(found != generations_.end());
+  const std::unique_ptr<Generation> generation = std::move(found->second);
+  generations_.erase(found);
+  scheduler_.Remove(id);
+  if (generation->started) parts_.trunk->Release(id);
+
+  GenerationEnd end;
+  end.status = std::move(status);
+  end.reason = reason;
+  end.match = std::move(match);
+  end.usage = {generation->prompt_tokens, generation->streamer.count()};
+  end.seed = generation->seed;
+  end.logits_hash = std::move(generation->logits_hash);
+  end.fingerprint = info_.fingerprint;
+  if (parts_.cluster != nullptr) {
+    const ClusterFacts facts = parts_.cluster->Facts();
+    end.nodes = static_cast<int32_t>(facts.nodes.size());
+    end.epoch = facts.epoch;
+  }
+  if (generation->started) end.timings.queue_s = Seconds(*generation->started - generation->submitted);
+  if (generation->first_token) {
+    end.timings.prefill_s = Seconds(*generation->first_token - *generation->started);
+    end.timings.first_token_s = Seconds(*generation->first_token - generation->submitted);
+    end.timings.decode_s = Seconds(generation->last_token - *generation->first_token);
+  }
+  Publish();  // who hears of the end finds the slot and the pages free
+  generation->sink->OnFinished(end);
+}
+
+}  // namespace paceline

@@ -1,0 +1,137 @@
+// The engine: the loop that turns requests into steps and steps into tokens. One thread owns the scheduler and the
+// trunk; requests arrive by mailbox, tokens leave by sink. The API fronts and `generate DIR` use the same engine.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/cluster.h"
+#include "base/mailbox.h"
+#include "base/step.h"
+#include "coordinator/request.h"
+#include "coordinator/sampling_defaults.h"
+#include "coordinator/scheduler.h"
+#include "coordinator/streamer.h"
+
+namespace paceline {
+
+// The caller's end of a running request. Thread-safe.
+class GenerationTicket {
+ public:
+  // The request ends as cancelled within a step. Does nothing once it has ended.
+  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> cancelled_{false};
+};
+
+// What everything outside the engine thread may know of its state; as of the end of the last step.
+struct EngineStats {
+  int32_t running = 0;
+  int32_t waiting = 0;
+  int32_t max_running = 0;
+  int32_t pages_used = 0;
+  int32_t pages_total = 0;
+  int64_t steps = 0;
+  int64_t tokens = 0;           // generated
+  int64_t rows = 0;             // run, prompts included
+  ExchangeCounters exchange;
+};
+
+class Engine {
+ public:
+  struct Parts {
+    Trunk* trunk = nullptr;                  // the engine thread's alone between Start and Stop; outlives the engine
+    const Tokenizer* tokenizer = nullptr;    // may be null: then ids only, no text
+    const ClusterView* cluster = nullptr;    // may be null: then there is one node
+    Clock* clock = &Clock::Real();
+  };
+
+  Engine(Parts parts, GenerationDefaults defaults, SchedulerOptions options);
+  // Stops.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // The thread is born here.
+  void Start();
+  // Ends what runs with Unavailable (reason DRAINING) and joins the thread. Idempotent.
+  void Stop();
+
+  // Checks the request and hands it over. On ok, `sink` will hear of it, OnFinished included; else it hears nothing.
+  // REQ-001 (names the field), REQ-002, REQ-004, NET-001 while an expert has no holder. Thread-safe.
+  absl::StatusOr<std::shared_ptr<GenerationTicket>> Submit(GenerateRequest request,
+                                                           std::shared_ptr<GenerationSink> sink);
+
+  // Proof that the cluster works: a step that draws a token and in which every worker answers a probe. Joins the step
+  // of running requests where there are any. NET-001 names the worker that did not answer, NET-005 when no such step
+  // came about within `limit`. Thread-safe.
+  absl::Status Warm(Duration limit);
+
+  const TrunkInfo& info() const { return info_; }
+  const GenerationDefaults& defaults() const { return defaults_; }
+  const Tokenizer* tokenizer() const { return parts_.tokenizer; }
+  // Positions a sequence may have.
+  int64_t context() const { return scheduler_.context(); }
+  // Thread-safe.
+  EngineStats stats() const;
+  // NET-001 when the cluster says an expert has no holder. Thread-safe.
+  absl::Status Degraded() const;
+
+ private:
+  struct Generation;
+  struct NewGeneration {
+    std::unique_ptr<Generation> generation;
+    SequenceSpec spec;
+  };
+  struct WarmRequest {
+    std::promise<absl::Status> done;
+  };
+  using Message = std::variant<NewGeneration, WarmRequest>;
+
+  // All of these on the engine thread.
+  void Loop();
+  void Receive(Message message);
+  void DropUnwanted();
+  void StartWaiting();
+  void RunStep();
+  void RunWarmStep();
+  void Book(const StepOutcome& outcome, TimePoint now);
+  void EmitToken(Generation& generation, SequenceId id, const RowResult& row, TimePoint now);
+  void End(SequenceId id, absl::Status status, FinishReason reason, StopMatch match);
+  void AnswerWarm(const absl::Status& status);
+  void Publish();
+  absl::Status NameLostNode(absl::Status status) const;
+
+  const Parts parts_;
+  const GenerationDefaults defaults_;
+  const TrunkInfo info_;
+  Mailbox<Message> mailbox_;
+  std::atomic<uint64_t> next_sequence_{1};
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+
+  // The engine thread's.
+  Scheduler scheduler_;
+  std::unordered_map<SequenceId, std::unique_ptr<Generation>> generations_;
+  std::vector<WarmRequest> warming_;
+  uint64_t next_step_ = 1;
+  EngineStats counting_;
+
+  mutable std::mutex stats_mutex_;
+  EngineStats stats_;  // guarded by stats_mutex_
+};
+
+}  // namespace paceline

@@ -1,0 +1,39 @@
+// One sequence as the scheduler books it: its tokens, how far they have been run, and the slot and pages it holds.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/step.h"
+
+namespace paceline {
+
+// What the scheduler is given.
+struct SequenceSpec {
+  SequenceId id{0};
+  std::vector<TokenId> prompt;       // never empty
+  int64_t max_tokens = 1;            // generated at most; pages are set aside for all of them
+  Sampling sampling;
+  int32_t top = 0;
+  bool logprobs = false;
+  bool hash_logits = false;
+};
+
+struct Sequence {
+  SequenceSpec spec;
+  std::vector<TokenId> tokens;       // the prompt and what was drawn; the last one drawn has not been run yet
+  int64_t computed = 0;              // positions run so far
+  int32_t slot = -1;
+  std::vector<int32_t> pages;
+
+  // Tokens whose rows have not been run.
+  int64_t pending() const { return static_cast<int64_t>(tokens.size()) - computed; }
+  bool in_prompt() const { return computed < static_cast<int64_t>(spec.prompt.size()); }
+  // The last token drawn is never run, hence the one less.
+  int64_t positions_needed() const { return static_cast<int64_t>(spec.prompt.size()) + spec.max_tokens - 1; }
+};
+
+constexpr int64_t PagesOf(int64_t positions) { return (positions + kPagePositions - 1) / kPagePositions; }
+
+}  // namespace paceline

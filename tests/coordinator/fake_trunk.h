@@ -1,0 +1,59 @@
+// A trunk without a model. It checks every plan against the rules of base/step.h and draws tokens by a function of the
+// tokens fed so far, as a model does: what comes out must not depend on how rows were batched.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+#include <vector>
+
+#include "base/step.h"
+
+namespace paceline {
+
+class FakeTrunk final : public Trunk {
+ public:
+  // What follows a prefix.
+  using Model = std::function<TokenId(const std::vector<TokenId>& prefix)>;
+
+  FakeTrunk(TrunkInfo info, int32_t prefill_chunk, Model model);
+
+  static TrunkInfo SmallInfo();
+  // A model without meaning: every token of the prefix matters.
+  static Model Hash(int64_t vocab);
+
+  const TrunkInfo& info() const override { return info_; }
+  absl::StatusOr<StepResult> Run(const StepPlan& plan) override;
+  void Release(SequenceId sequence) override;
+  ExchangeCounters counters() const override { return {}; }
+
+  // Called at the start of every step, before anything is checked; not ok fails the step.
+  std::function<absl::Status(const StepPlan&)> before_step;
+  // Not ok fails one sequence.
+  std::function<absl::Status(const SequenceRows&, const std::vector<TokenId>& prefix)> row_error;
+
+  int live() const;
+  int64_t steps() const;
+  int64_t probes() const;
+
+ private:
+  struct State {
+    std::vector<TokenId> fed;
+    int32_t slot = -1;
+    std::vector<int32_t> pages;
+    uint64_t hashed = 0;
+  };
+  void Check(const StepPlan& plan);
+
+  const TrunkInfo info_;
+  const int32_t prefill_chunk_;
+  const Model model_;
+  mutable std::mutex mutex_;
+  std::map<SequenceId, State> states_;
+  std::set<SequenceId> released_;
+  int64_t steps_ = 0;
+  int64_t probes_ = 0;
+};
+
+}  // namespace paceline
