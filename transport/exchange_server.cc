@@ -33,7 +33,7 @@ class Server {
  private:
   // Unavailable: the link died. Everything else is told to the head.
   absl::Status Serve(Bytes message) {
-    FrameKey key{.epoch = options_.epoch.value(), .head = options_.head, .part = kNoPart};
+    FrameKey key{.epoch = epoch_, .head = options_.head, .part = kNoPart};
     const absl::StatusOr<Frame> frame = DecodeFrame(message, &key);
     absl::Status answered = frame.ok() ? Answer(*frame) : frame.status();
     if (!answered.ok()) builder_.Error(key, answered);
@@ -43,7 +43,9 @@ class Server {
   absl::Status Answer(const Frame& frame) {
     const FrameHeader& h = frame.header;
     if (h.key.head != options_.head) return Stale("head", options_.head, h.key.head);
-    if (h.key.epoch != options_.epoch.value()) return Stale("epoch", options_.epoch.value(), h.key.epoch);
+    const uint32_t newest = options_.newest_epoch ? options_.newest_epoch().value() : epoch_;
+    if (h.key.epoch < epoch_ || h.key.epoch > newest) return Stale("epoch", newest, h.key.epoch);
+    epoch_ = h.key.epoch;
     switch (h.operation) {
       case Operation::kExperts: return Experts(frame);
       case Operation::kMatmulRows: return Matmul(frame);
@@ -87,6 +89,7 @@ class Server {
   Link& link_;
   ExpertHandler& handler_;
   const ServeOptions& options_;
+  uint32_t epoch_ = options_.epoch.value();  // of the last frame served
   ExpertsRequest request_;
   std::vector<int64_t> sums_;        // [rows, hidden], multiples of 2^-32
   std::vector<uint8_t> row_errors_;  // [rows]
