@@ -117,7 +117,6 @@ Sums Expected(LayerId layer, const RowBlock& rows, std::span<const Part> parts) 
 std::pair<std::shared_ptr<Link>, std::unique_ptr<Link>> Pair(const std::string& kind) {
   if (kind == "ucx") {
     setenv("UCX_TLS", "tcp,self", 0);
-    setenv("UCX_WARN_UNUSED_ENV_VARS", "n", 0);
   }
   auto listener = *ListenLink(kind, "127.0.0.1", 0);
   std::unique_ptr<Link> worker;

@@ -43,7 +43,6 @@ class LinkTest : public ::testing::TestWithParam<std::string> {
     if (GetParam() == "ucx") {
       // Shared memory between two threads of one process is not what is under test here.
       setenv("UCX_TLS", "tcp,self", 0);
-      setenv("UCX_WARN_UNUSED_ENV_VARS", "n", 0);
     }
     auto listener = ListenLink(GetParam(), "127.0.0.1", 0);
     ASSERT_TRUE(listener.ok()) << listener.status();

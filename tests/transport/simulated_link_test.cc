@@ -1,0 +1,203 @@
+#include "transport/simulated_link.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "base/error.h"
+#include "transport/link_probe.h"
+
+namespace paceline {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
+using ::testing::HasSubstr;
+
+// Both ends of a loopback, the head's behind the wire, on a clock that the test moves.
+struct Wire {
+  explicit Wire(const SimulationOptions& options) {
+    auto [head_end, worker_end] = LoopbackPair();
+    head = WrapSimulated(std::move(head_end), options, clock);
+    worker = std::move(worker_end);
+  }
+  void Send(Link& link, const std::string& text) {
+    const Bytes bytes = std::as_bytes(std::span(text));
+    ASSERT_TRUE(link.Send(std::span(&bytes, 1)).ok());
+  }
+  // What the link has now, "" for nothing.
+  static std::string Take(Link& link) {
+    const absl::StatusOr<Bytes> message = link.TryReceive();
+    EXPECT_TRUE(message.ok()) << message.status();
+    return message.ok() ? std::string(reinterpret_cast<const char*>(message->data()), message->size()) : "dead";
+  }
+  ManualClock clock;
+  std::unique_ptr<Link> head;
+  std::unique_ptr<Link> worker;
+};
+
+TEST(ParseSimulationTest, ReadsEveryKey) {
+  const auto options = ParseSimulation("rtt=500us,jitter=1.5ms,bandwidth=10Gbit,seed=7");
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->rtt, microseconds(500));
+  EXPECT_EQ(options->jitter, microseconds(1500));
+  EXPECT_EQ(options->bandwidth, 1e10);
+  EXPECT_EQ(options->seed, 7u);
+  EXPECT_EQ(ParseSimulation("seed=18446744073709551615")->seed, ~uint64_t{0});
+  EXPECT_EQ(ParseSimulation("")->rtt, Duration(0));
+}
+
+TEST(ParseSimulationTest, NamesTheKeyThatIsWrong) {
+  for (const auto& [text, names] : std::vector<std::pair<std::string, std::string>>{{"rtt=500", "rtt"}, {"rtt=us", "rtt"}, {"rtt=-1us", "rtt"},
+           {"jitter=5parsec", "jitter"}, {"bandwidth=10GB", "bandwidth"}, {"bandwidth=0Gbit", "bandwidth"}, {"seed=x", "seed"},
+           {"seed=-1", "seed"}, {"rtt", "rtt"}, {"loss=1", "loss"}, {",", "got ''"}, {"rtt=9999999s", "rtt"}, {"rtt=1.2.3us", "rtt"}}) {
+    const absl::Status bad = ParseSimulation(text).status();
+    EXPECT_EQ(CodeOf(std::string(bad.message())), "CFG-002") << text;
+    EXPECT_THAT(std::string(bad.message()), HasSubstr(names)) << text;
+  }
+}
+
+TEST(SimulatedLinkTest, HalfTheRoundTripEachWay) {
+  Wire w({.rtt = microseconds(500)});
+  w.Send(*w.head, "out");
+  w.clock.Advance(nanoseconds(249'999));
+  EXPECT_EQ(w.Take(*w.head), "");
+  EXPECT_EQ(w.Take(*w.worker), "");
+  w.clock.Advance(nanoseconds(1));
+  EXPECT_EQ(w.Take(*w.head), "");  // moves what is due
+  EXPECT_EQ(w.Take(*w.worker), "out");
+  w.Send(*w.worker, "back");
+  EXPECT_EQ(w.Take(*w.head), "");  // enters the wire
+  w.clock.Advance(nanoseconds(249'999));
+  EXPECT_EQ(w.Take(*w.head), "");
+  w.clock.Advance(nanoseconds(1));
+  EXPECT_EQ(w.Take(*w.head), "back");
+}
+
+TEST(SimulatedLinkTest, BandwidthPutsMessagesOneAfterAnother) {
+  Wire w({.rtt = microseconds(0), .bandwidth = 8e6});  // a byte per microsecond
+  w.Send(*w.head, std::string(100, 'a'));
+  w.Send(*w.head, std::string(50, 'b'));
+  w.clock.Advance(nanoseconds(99'999));
+  w.head->Wait(w.clock.Now());
+  EXPECT_EQ(w.Take(*w.worker), "");
+  w.clock.Advance(nanoseconds(1));
+  w.head->Wait(w.clock.Now());
+  EXPECT_EQ(w.Take(*w.worker).size(), 100u);
+  w.clock.Advance(nanoseconds(49'999));
+  w.head->Wait(w.clock.Now());
+  EXPECT_EQ(w.Take(*w.worker), "");
+  w.clock.Advance(nanoseconds(1));
+  w.head->Wait(w.clock.Now());
+  EXPECT_EQ(w.Take(*w.worker).size(), 50u);
+}
+
+// The times at which 200 messages of one direction pass.
+std::vector<int64_t> Passing(uint64_t seed) {
+  Wire w({.rtt = microseconds(100), .jitter = microseconds(30), .seed = seed});
+  std::vector<int64_t> at;
+  int sent = 0;
+  for (int64_t now = 0; at.size() < 200; ++now, w.clock.Advance(microseconds(1))) {
+    if (now % 10 == 0 && sent < 200) w.Send(*w.head, std::to_string(sent++));
+    (void)w.head->TryReceive();
+    for (std::string text = Wire::Take(*w.worker); !text.empty(); text = Wire::Take(*w.worker)) {
+      EXPECT_EQ(text, std::to_string(at.size()));  // order is kept
+      at.push_back(now);
+    }
+  }
+  return at;
+}
+
+TEST(SimulatedLinkTest, JitterComesFromTheSeedAndKeepsOrder) {
+  const std::vector<int64_t> one = Passing(1);
+  EXPECT_EQ(one, Passing(1));
+  EXPECT_NE(one, Passing(2));
+  int64_t least = 1000, most = 0;
+  for (size_t i = 0; i < one.size(); ++i) {
+    least = std::min(least, one[i] - 10 * static_cast<int64_t>(i));
+    most = std::max(most, one[i] - 10 * static_cast<int64_t>(i));
+  }
+  EXPECT_GE(least, 20);
+  EXPECT_LT(least, 30);
+  EXPECT_GT(most, 70);
+  EXPECT_LE(most, 81);
+}
+
+TEST(SimulatedLinkTest, LossDamageAndDeath) {
+  {
+    Wire w({.drop_after_messages = 1});
+    w.Send(*w.head, "a");
+    w.Send(*w.head, "b");
+    EXPECT_EQ(w.Take(*w.worker), "a");
+    EXPECT_EQ(w.Take(*w.worker), "");
+    w.Send(*w.worker, "c");
+    EXPECT_EQ(w.Take(*w.head), "");
+  }
+  {
+    Wire w({.seed = 3, .corrupt_message_index = 1});
+    w.Send(*w.head, "aaaa");
+    w.Send(*w.head, "aaaa");
+    w.Send(*w.head, "aaaa");
+    EXPECT_EQ(w.Take(*w.worker), "aaaa");
+    EXPECT_NE(w.Take(*w.worker), "aaaa");
+    EXPECT_EQ(w.Take(*w.worker), "aaaa");
+  }
+  {
+    Wire w({.die_after_messages = 1});
+    w.Send(*w.head, "a");
+    const std::string text = "b";
+    const Bytes bytes = std::as_bytes(std::span(text));
+    EXPECT_TRUE(absl::IsUnavailable(w.head->Send(std::span(&bytes, 1))));
+    EXPECT_TRUE(absl::IsUnavailable(w.head->TryReceive().status()));
+    w.head->Wait(Clock::Real().Now() + std::chrono::seconds(60));
+  }
+}
+
+TEST(SimulatedLinkTest, WhatWasOnTheWireArrivesBeforeTheDeathOfThePeer) {
+  Wire w({.rtt = microseconds(100)});
+  w.Send(*w.worker, "last words");
+  EXPECT_EQ(w.Take(*w.head), "");
+  w.worker.reset();
+  EXPECT_EQ(w.Take(*w.head), "");
+  w.clock.Advance(microseconds(50));
+  EXPECT_EQ(w.Take(*w.head), "last words");
+  EXPECT_TRUE(absl::IsUnavailable(w.head->TryReceive().status()));
+}
+
+TEST(SimulatedLinkTest, AbortEndsItWithTheReason) {
+  Wire w({.rtt = microseconds(100)});
+  const absl::Status why = Error(errors::kNodeLost, "worker w (rank 1) left");
+  std::thread aborter([&] { w.head->Abort(why); });
+  w.head->Wait(w.clock.Now() + std::chrono::seconds(60));
+  aborter.join();
+  EXPECT_EQ(w.head->TryReceive().status(), why);
+}
+
+TEST(LinkProbeTest, MeasuresARoundTripOverARealWire) {
+  auto [head_end, worker_end] = LoopbackPair();
+  const auto head = WrapSimulated(std::move(head_end), {.rtt = milliseconds(2)}, Clock::Real());
+  std::atomic<bool> ended{false};
+  std::thread echo([&, worker = worker_end.get()] {
+    EXPECT_TRUE(ServeProbe(*worker).ok());
+    ended = true;
+  });
+  const auto result = ProbeLink(*head, 6304, 15488, 5);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_GE(result->min_us, 2000);  // never sooner than the wire allows
+  EXPECT_LE(result->min_us, result->p50_us);
+  EXPECT_LE(result->p50_us, result->p99_us);
+  EXPECT_FALSE(ProbeLink(*head, 7, 1, 1).ok());
+  EXPECT_FALSE(ProbeLink(*head, 8, 0, 1).ok());
+  ASSERT_TRUE(EndProbe(*head).ok());
+  while (!ended) {  // the farewell leaves the wire only when its owner looks
+    ASSERT_TRUE(head->TryReceive().ok());
+    head->Wait(Clock::Real().Now() + milliseconds(5));
+  }
+  echo.join();
+}
+
+}  // namespace
+}  // namespace paceline
