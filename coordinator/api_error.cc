@@ -20,7 +20,8 @@ std::string ReasonOfCode(const absl::Status& status) {
   if (code == errors::kContextLength.id) return reasons::kContextLength;
   if (code == errors::kQueueFull.id) return reasons::kQueueFull;
   if (code == errors::kNonFinite.id) return reasons::kNonFinite;
-  if (code == errors::kNodeLost.id || code == errors::kUnreachable.id || code == errors::kTimeout.id) return reasons::kNodeLost;
+  if (code == errors::kNodeLost.id || code == errors::kUnreachable.id || code == errors::kTimeout.id)
+    return reasons::kNodeLost;
   if (status.code() == absl::StatusCode::kUnimplemented) return reasons::kFeatureDisabled;
   return reasons::kInternal;
 }
