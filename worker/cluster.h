@@ -21,6 +21,7 @@
 #include "transport/link.h"
 #include "worker/join.h"
 #include "worker/membership.h"
+#include "worker/peers.h"
 
 namespace paceline {
 
@@ -49,16 +50,8 @@ struct ClusterConfig {
   std::function<void(const std::string& worker, LoadProgress)> on_progress;
 };
 
-// What the trunk hands to Exchange::SetPeers between two steps.
-struct PeerSnapshot {
-  uint64_t version = 0;
-  Epoch epoch{0};
-  std::vector<Exchange::Peer> peers;  // ranks 1.., a null link for a lost one
-  absl::Status degraded;              // NET-001 while an expert has no holder
-};
-
 // Thread-safe.
-class Cluster final : public ClusterView, public JoinHost {
+class Cluster final : public ClusterView, public PeerSource, public JoinHost {
  public:
   // Listens and starts its threads. NET-002: a port is taken; NET-003: plain links off this machine; NET-007.
   static absl::StatusOr<std::unique_ptr<Cluster>> Start(ClusterConfig config);
@@ -76,9 +69,9 @@ class Cluster final : public ClusterView, public JoinHost {
   // Ends WaitReady with `why`: a local worker exited, say.
   void Fail(const absl::Status& why);
 
-  // Grows with every new snapshot: one load per step tells whether Peers() has news.
-  uint64_t version() const { return version_.load(std::memory_order_acquire); }
-  PeerSnapshot Peers() const;
+  // PeerSource: for the trunk.
+  uint64_t version() const override { return version_.load(std::memory_order_acquire); }
+  PeerSnapshot Peers() const override;
   // Called after every change of membership, on a thread of the cluster, without its lock.
   void SetOnChange(std::function<void()> on_change);
 
