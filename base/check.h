@@ -1,4 +1,5 @@
-// CHECK for our own bugs: a broken invariant prints both values and aborts. The world's mistakes are absl::Status.
+// CHECK for our own bugs: a broken invariant prints both values and aborts. The world's mistakes are
+// absl::Status.
 #pragma once
 
 #include <cstdio>
@@ -22,8 +23,8 @@ std::string CheckMessage(const char* text, const A& a, const B& b) {
 
 }  // namespace paceline::internal
 
-#define CHECK(condition)                                                         \
-  do {                                                                           \
+#define CHECK(condition)                                                                 \
+  do {                                                                                   \
     if (!(condition)) ::paceline::internal::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (false)
 
@@ -32,8 +33,8 @@ std::string CheckMessage(const char* text, const A& a, const B& b) {
     const auto& check_a_ = (a);                                                                           \
     const auto& check_b_ = (b);                                                                           \
     if (!(check_a_ op check_b_))                                                                          \
-      ::paceline::internal::CheckFailed(__FILE__, __LINE__,                                               \
-                                        ::paceline::internal::CheckMessage(#a " " #op " " #b, check_a_, check_b_)); \
+      ::paceline::internal::CheckFailed(                                                                  \
+          __FILE__, __LINE__, ::paceline::internal::CheckMessage(#a " " #op " " #b, check_a_, check_b_)); \
   } while (false)
 
 #define CHECK_EQ(a, b) PACELINE_CHECK_OP(==, a, b)

@@ -1,5 +1,5 @@
-// The cluster as the coordinator and `status` see it: plain facts, no links. The head's cluster object (worker/cluster.h)
-// implements ClusterView; the coordinator only reads.
+// The cluster as the coordinator and `status` see it: plain facts, no links. The head's cluster object
+// (worker/cluster.h) implements ClusterView; the coordinator only reads.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +14,14 @@ namespace paceline {
 enum class NodeState { kJoining, kLoading, kReady, kLost };
 constexpr const char* NodeStateName(NodeState state) {
   switch (state) {
-    case NodeState::kJoining: return "joining";
-    case NodeState::kLoading: return "loading";
-    case NodeState::kReady: return "ready";
-    case NodeState::kLost: return "lost";
+    case NodeState::kJoining:
+      return "joining";
+    case NodeState::kLoading:
+      return "loading";
+    case NodeState::kReady:
+      return "ready";
+    case NodeState::kLost:
+      return "lost";
   }
   return "?";
 }
@@ -30,14 +34,14 @@ struct NodeFacts {
   NodeState state = NodeState::kJoining;
   int64_t experts = 0;
   int64_t leaves = 0;
-  int64_t bytes = 0;          // expert weights held
+  int64_t bytes = 0;  // expert weights held
   std::string backend;
   std::string fingerprint;
 };
 
 struct ClusterFacts {
   Epoch epoch{0};
-  std::vector<NodeFacts> nodes;   // by rank, head first
+  std::vector<NodeFacts> nodes;  // by rank, head first
   // Empty when every expert has a holder; else the sentence that names the lost worker.
   std::string degraded;
 };

@@ -7,22 +7,25 @@ namespace paceline {
 namespace {
 
 constexpr const ErrorCode* kAll[] = {
-    &errors::kModelMissing, &errors::kModelConfig,   &errors::kModelFile,  &errors::kModelTensor, &errors::kModelValues,
-    &errors::kTokenizer,    &errors::kModelUnsupported, &errors::kOutOfMemory, &errors::kRequestField, &errors::kContextLength,
-    &errors::kNonFinite,    &errors::kQueueFull,     &errors::kNodeLost,   &errors::kUnreachable, &errors::kInsecureLink,
-    &errors::kFrame,        &errors::kTimeout,       &errors::kJoinRefused, &errors::kLinkAbsent, &errors::kPlacement,
+    &errors::kModelMissing, &errors::kModelConfig,   &errors::kModelFile,        &errors::kModelTensor,
+    &errors::kModelValues,  &errors::kTokenizer,     &errors::kModelUnsupported, &errors::kOutOfMemory,
+    &errors::kRequestField, &errors::kContextLength, &errors::kNonFinite,        &errors::kQueueFull,
+    &errors::kNodeLost,     &errors::kUnreachable,   &errors::kInsecureLink,     &errors::kFrame,
+    &errors::kTimeout,      &errors::kJoinRefused,   &errors::kLinkAbsent,       &errors::kPlacement,
     &errors::kOption,       &errors::kDevice};
 
 }  // namespace
 
 absl::Status Error(const ErrorCode& code, std::string_view sentence) {
-  return absl::Status(code.status, absl::StrCat(code.id, ": ", absl::string_view(sentence.data(), sentence.size())));
+  return absl::Status(code.status,
+                      absl::StrCat(code.id, ": ", absl::string_view(sentence.data(), sentence.size())));
 }
 
 std::string_view CodeOf(std::string_view message) {
   for (const ErrorCode* code : kAll) {
     const std::string_view id = code->id;
-    if (message.size() > id.size() && message.substr(0, id.size()) == id && message[id.size()] == ':') return id;
+    if (message.size() > id.size() && message.substr(0, id.size()) == id && message[id.size()] == ':')
+      return id;
   }
   return {};
 }

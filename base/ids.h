@@ -20,10 +20,10 @@ class Id {
   Int value_ = 0;
 };
 
-using RankId = Id<struct RankTag>;                    // 0 is the head
-using LayerId = Id<struct LayerTag>;                  // position in the trunk; the MTP layer never travels
+using RankId = Id<struct RankTag>;    // 0 is the head
+using LayerId = Id<struct LayerTag>;  // position in the trunk; the MTP layer never travels
 using ExpertId = Id<struct ExpertTag>;
-using Epoch = Id<struct EpochTag, uint32_t>;          // version of the placement table
+using Epoch = Id<struct EpochTag, uint32_t>;  // version of the placement table
 using StepId = Id<struct StepTag, uint64_t>;
 using SequenceId = Id<struct SequenceTag, uint64_t>;  // one timeline of tokens, unique in a head's life
 

@@ -26,7 +26,8 @@ std::vector<Segment>& Placement::at(LayerId layer, ExpertId expert) {
   return segments_[layer.value()][expert.value()];
 }
 
-void Placement::Assign(LayerId layer, ExpertId expert, int32_t first_group, int32_t groups, std::vector<RankId> holders) {
+void Placement::Assign(LayerId layer, ExpertId expert, int32_t first_group, int32_t groups,
+                       std::vector<RankId> holders) {
   std::vector<Segment>& old = at(layer, expert);
   CHECK_GE(first_group, 0);
   CHECK_LE(first_group + groups, layers_[layer.value()].groups);
@@ -35,7 +36,8 @@ void Placement::Assign(LayerId layer, ExpertId expert, int32_t first_group, int3
   std::vector<Segment> fresh;
   const auto add = [&fresh](int32_t first, int32_t count, const std::vector<RankId>& who) {
     if (count <= 0) return;
-    if (!fresh.empty() && fresh.back().holders == who && fresh.back().first_group + fresh.back().groups == first) {
+    if (!fresh.empty() && fresh.back().holders == who &&
+        fresh.back().first_group + fresh.back().groups == first) {
       fresh.back().groups += count;
     } else {
       fresh.push_back({first, count, who});
@@ -73,7 +75,8 @@ int64_t Placement::LeavesOf(RankId rank) const {
   int64_t leaves = 0;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     for (int32_t e = 0; e < layers_[layer].experts; ++e) {
-      for (const Segment& s : HeldBy(rank, LayerId(static_cast<int32_t>(layer)), ExpertId(e))) leaves += s.groups;
+      for (const Segment& s : HeldBy(rank, LayerId(static_cast<int32_t>(layer)), ExpertId(e)))
+        leaves += s.groups;
     }
   }
   return leaves;
@@ -97,14 +100,17 @@ absl::Status Placement::Validate() const {
         if (s.first_group != next || s.holders.empty()) break;
         for (const RankId r : s.holders) {
           if (r.value() < 0 || r.value() >= ranks_) {
-            return Error(errors::kPlacement, absl::StrCat("layer ", layer, " expert ", e, " is given to rank ", r.value(),
-                                                          ", but the cluster has ranks 0 to ", ranks_ - 1));
+            return Error(errors::kPlacement,
+                         absl::StrCat("layer ", layer, " expert ", e, " is given to rank ", r.value(),
+                                      ", but the cluster has ranks 0 to ", ranks_ - 1));
           }
         }
         next += s.groups;
       }
       if (next != layers_[layer].groups) {
-        return Error(errors::kPlacement, absl::StrCat("layer ", layer, " expert ", e, " group ", next, " has no holder; every group of every expert needs one"));
+        return Error(errors::kPlacement,
+                     absl::StrCat("layer ", layer, " expert ", e, " group ", next,
+                                  " has no holder; every group of every expert needs one"));
       }
     }
   }

@@ -1,6 +1,7 @@
-// The placement table: (layer, expert, group range) -> holders, for one epoch (docs/ARCHITECTURE.md, Placement).
-// A group is 128 consecutive columns of an expert's intermediate dimension at an absolute multiple of 128; the last may be
-// narrower. One (expert, group) pair of a layer is a leaf. Plain data: made by coordinator/planner, read by everyone.
+// The placement table: (layer, expert, group range) -> holders, for one epoch (docs/ARCHITECTURE.md,
+// Placement). A group is 128 consecutive columns of an expert's intermediate dimension at an absolute
+// multiple of 128; the last may be narrower. One (expert, group) pair of a layer is a leaf. Plain data: made
+// by coordinator/planner, read by everyone.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +16,16 @@
 namespace paceline {
 
 inline constexpr int32_t kGroupColumns = 128;
-constexpr int32_t GroupsOf(int64_t columns) { return static_cast<int32_t>((columns + kGroupColumns - 1) / kGroupColumns); }
+constexpr int32_t GroupsOf(int64_t columns) {
+  return static_cast<int32_t>((columns + kGroupColumns - 1) / kGroupColumns);
+}
 
 // What a planner must know of a layer. A layer without routed experts has experts 0.
 struct LayerShape {
   int32_t experts = 0;
-  int32_t groups = 0;         // per expert
-  int64_t leaf_bytes = 0;     // weights of one full leaf as stored, for balance and `status`
-  int64_t columns = 0;        // intermediate width, to check a placement file; 0 = not known, the last group may be ragged
+  int32_t groups = 0;      // per expert
+  int64_t leaf_bytes = 0;  // weights of one full leaf as stored, for balance and `status`
+  int64_t columns = 0;     // intermediate width, to check a placement file; 0: not known
   friend bool operator==(const LayerShape&, const LayerShape&) = default;
 };
 
@@ -55,7 +58,8 @@ class Placement {
   // The segments of one expert, ascending by group, covering all its groups.
   std::span<const Segment> segments(LayerId layer, ExpertId expert) const;
   // Replaces the holders of groups [first_group, first_group + groups). Holders are sorted and deduplicated.
-  void Assign(LayerId layer, ExpertId expert, int32_t first_group, int32_t groups, std::vector<RankId> holders);
+  void Assign(LayerId layer, ExpertId expert, int32_t first_group, int32_t groups,
+              std::vector<RankId> holders);
 
   // The group ranges of `expert` that `rank` holds, ascending, merged.
   std::vector<Segment> HeldBy(RankId rank, LayerId layer, ExpertId expert) const;

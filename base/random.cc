@@ -15,10 +15,12 @@ std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::array<uint3
   return counter;
 }
 
-uint64_t RandomBits(uint64_t seed, uint32_t choice, RandomPurpose purpose, uint64_t position, uint32_t token) {
+uint64_t RandomBits(uint64_t seed, uint32_t choice, RandomPurpose purpose, uint64_t position,
+                    uint32_t token) {
   // Positions stay below 2^48; purpose and choice share the rest of the counter, so no two keys meet.
   const std::array<uint32_t, 4> out =
-      Philox({token, static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32) | static_cast<uint32_t>(purpose) << 16, choice},
+      Philox({token, static_cast<uint32_t>(position),
+              static_cast<uint32_t>(position >> 32) | static_cast<uint32_t>(purpose) << 16, choice},
              {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   return uint64_t{out[1]} << 32 | out[0];
 }

@@ -1,5 +1,5 @@
-// Randomness is a function, not a stream (docs/NUMERICS.md, Randomness): the same key gives the same number on any node,
-// in any batch, before or after a replay.
+// Randomness is a function, not a stream (docs/NUMERICS.md, Randomness): the same key gives the same number
+// on any node, in any batch, before or after a replay.
 #pragma once
 
 #include <array>

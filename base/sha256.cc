@@ -12,12 +12,16 @@ struct Sha256::State {
   ~State() { EVP_MD_CTX_free(context); }
 };
 
-Sha256::Sha256() : state_(std::make_unique<State>()) { CHECK(EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1); }
+Sha256::Sha256() : state_(std::make_unique<State>()) {
+  CHECK(EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1);
+}
 Sha256::~Sha256() = default;
 Sha256::Sha256(Sha256&&) noexcept = default;
 Sha256& Sha256::operator=(Sha256&&) noexcept = default;
 
-void Sha256::Add(const void* data, size_t bytes) { CHECK(EVP_DigestUpdate(state_->context, data, bytes) == 1); }
+void Sha256::Add(const void* data, size_t bytes) {
+  CHECK(EVP_DigestUpdate(state_->context, data, bytes) == 1);
+}
 
 std::string Sha256::Hex() const {
   State copy;

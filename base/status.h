@@ -1,4 +1,5 @@
-// The two macros that carry absl::Status upwards. Debian's Abseil (20220623) has none; names follow the later official ones.
+// The two macros that carry absl::Status upwards. Debian's Abseil (20220623) has none; names follow the later
+// official ones.
 #pragma once
 
 #include <utility>
@@ -6,8 +7,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define RETURN_IF_ERROR(expression)                              \
-  do {                                                           \
+#define RETURN_IF_ERROR(expression)                                         \
+  do {                                                                      \
     if (absl::Status status_ = (expression); !status_.ok()) return status_; \
   } while (false)
 

@@ -45,7 +45,8 @@ void ThreadPool::RunParts(int64_t parts, Function function, const void* context)
   parts_.store(parts, std::memory_order_relaxed);
   done_.store(0, std::memory_order_relaxed);
   next_.store(uint64_t{generation} << 32, std::memory_order_release);
-  // seq_cst pairs with the sleeper's increment-then-check: either it sees the new generation or we see it asleep.
+  // seq_cst pairs with the sleeper's increment-then-check: either it sees the new generation or we see it
+  // asleep.
   generation_.store(generation, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) > 0) generation_.notify_all();
   Drain(generation);
@@ -57,8 +58,9 @@ void ThreadPool::RunParts(int64_t parts, Function function, const void* context)
   }
 }
 
-// Takes parts of `generation` until none is left. A part is taken by compare-and-swap on (generation, next), so after the
-// last part of a Run nobody touches function_ or context_ again until the next one has published them.
+// Takes parts of `generation` until none is left. A part is taken by compare-and-swap on (generation, next),
+// so after the last part of a Run nobody touches function_ or context_ again until the next one has published
+// them.
 void ThreadPool::Drain(uint32_t generation) {
   uint64_t word = next_.load(std::memory_order_acquire);
   while (word >> 32 == generation) {
@@ -66,7 +68,8 @@ void ThreadPool::Drain(uint32_t generation) {
     // parts_ may belong to a newer Run here; the exchange below then fails.
     const int64_t parts = parts_.load(std::memory_order_relaxed);
     if (part >= parts) return;
-    if (!next_.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    if (!next_.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel, std::memory_order_acquire))
+      continue;
     function_(context_, part);
     done_.fetch_add(1, std::memory_order_release);
     word = next_.load(std::memory_order_acquire);

@@ -26,7 +26,8 @@ class ThreadPool {
   // Which thread runs a part is not fixed: results must not depend on it.
   template <class Body>
   void Run(int64_t parts, const Body& body) {
-    RunParts(parts, [](const void* context, int64_t part) { (*static_cast<const Body*>(context))(part); }, &body);
+    RunParts(
+        parts, [](const void* context, int64_t part) { (*static_cast<const Body*>(context))(part); }, &body);
   }
 
  private:
@@ -36,13 +37,14 @@ class ThreadPool {
   void Drain(uint32_t generation);
 
   const int threads_;
-  bool yield_ = false;                       // more compute threads than cores: yield instead of spinning
+  bool yield_ = false;  // more compute threads than cores: yield instead of spinning
   std::vector<std::thread> helpers_;
-  Function function_ = nullptr;              // valid while a generation is open
+  Function function_ = nullptr;  // valid while a generation is open
   const void* context_ = nullptr;
-  std::atomic<int64_t> parts_{0};            // a late helper may read it while the next Run writes it
-  std::atomic<uint32_t> generation_{0};      // grows by one per Run; helpers wait on it
-  // High 32 bits: generation, low 32: next part. One word, so that a late helper cannot take a part of another Run.
+  std::atomic<int64_t> parts_{0};        // a late helper may read it while the next Run writes it
+  std::atomic<uint32_t> generation_{0};  // grows by one per Run; helpers wait on it
+  // High 32 bits: generation, low 32: next part. One word, so that a late helper cannot take a part of
+  // another Run.
   std::atomic<uint64_t> next_{0};
   std::atomic<int64_t> done_{0};
   std::atomic<int> sleepers_{0};

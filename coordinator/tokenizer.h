@@ -1,5 +1,5 @@
-// Byte-level BPE from a Hugging Face tokenizer.json: NFC, the split pattern taken from the file, added tokens with their
-// flags. Equal to the `tokenizers` package. Thread-safe after Create.
+// Byte-level BPE from a Hugging Face tokenizer.json: NFC, the split pattern taken from the file, added tokens
+// with their flags. Equal to the `tokenizers` package. Thread-safe after Create.
 #pragma once
 
 #include <cstdint>
@@ -19,12 +19,15 @@ class Tokenizer {
  public:
   // LOAD-001 (absent), LOAD-006 (unusable: names the part).
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& directory);
-  static absl::StatusOr<std::unique_ptr<Tokenizer>> Parse(std::string_view tokenizer_json, const std::string& file_name);
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Parse(std::string_view tokenizer_json,
+                                                          const std::string& file_name);
   virtual ~Tokenizer() = default;
 
-  // InvalidArgument (REQ-001) with the byte offset when `text` is not UTF-8. `parse_special`: special tokens written in
-  // the text become their ids; added tokens that are not special are recognised either way. Nothing is added in front.
-  virtual absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text, bool parse_special = true) const = 0;
+  // InvalidArgument (REQ-001) with the byte offset when `text` is not UTF-8. `parse_special`: special tokens
+  // written in the text become their ids; added tokens that are not special are recognised either way.
+  // Nothing is added in front.
+  virtual absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text,
+                                                      bool parse_special = true) const = 0;
 
   // The raw bytes of one token ("" for an id without a token). Special tokens show as written.
   virtual std::string_view TokenBytes(TokenId id) const = 0;
@@ -37,8 +40,9 @@ class Tokenizer {
   std::string Decode(std::span<const TokenId> ids) const;
 };
 
-// Turns a stream of ids into text that never splits a code point: a piece holds complete code points, and U+FFFD for
-// bytes that can no longer become one (one per maximal subpart); an unfinished tail waits. Use one per stream.
+// Turns a stream of ids into text that never splits a code point: a piece holds complete code points, and
+// U+FFFD for bytes that can no longer become one (one per maximal subpart); an unfinished tail waits. Use one
+// per stream.
 class StreamDecoder {
  public:
   explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}

@@ -1,5 +1,6 @@
-// Weights before a backend packs them: the neutral form that checkpoints are read into and that the reference backend
-// computes from directly. Row-major everywhere: a linear layer with K inputs and N outputs is W[N, K], y = W x.
+// Weights before a backend packs them: the neutral form that checkpoints are read into and that the reference
+// backend computes from directly. Row-major everywhere: a linear layer with K inputs and N outputs is W[N,
+// K], y = W x.
 #pragma once
 
 #include <cstdint>
@@ -17,29 +18,37 @@ enum class WeightFormat : uint8_t {
   kInt8,         // code * scale, code -127..127, one scale per row
 };
 
-constexpr bool IsInteger(WeightFormat format) { return format == WeightFormat::kInt4 || format == WeightFormat::kInt8; }
+constexpr bool IsInteger(WeightFormat format) {
+  return format == WeightFormat::kInt4 || format == WeightFormat::kInt8;
+}
 const char* WeightFormatName(WeightFormat format);
 
 struct PlainLinear {
   WeightFormat format = WeightFormat::kF32;
-  int64_t outputs = 0;            // N
-  int64_t inputs = 0;             // K
-  // Absolute input index of column 0. Not 0 for a slice of a down projection: groups and blocks stand at absolute
-  // multiples. Always a multiple of 128. For outputs the same holds of `first_output` (FP8 row blocks).
+  int64_t outputs = 0;  // N
+  int64_t inputs = 0;   // K
+  // Absolute input index of column 0. Not 0 for a slice of a down projection: groups and blocks stand at
+  // absolute multiples. Always a multiple of 128. For outputs the same holds of `first_output` (FP8 row
+  // blocks).
   int64_t first_input = 0;
   int64_t first_output = 0;
-  std::vector<uint8_t> data;      // [N, K] elements of 4, 2, 2 or 1 bytes; INT4: one code per byte; INT8: int8 codes
-  int64_t group = 0;              // inputs per scale (integer formats); K of the whole tensor for one scale per row
-  // INT4, INT8: [N, groups]; FP8: [N blocks, K blocks]; the groups and blocks that overlap this slice. Empty otherwise.
+  std::vector<uint8_t>
+      data;           // [N, K] elements of 4, 2, 2 or 1 bytes; INT4: one code per byte; INT8: int8 codes
+  int64_t group = 0;  // inputs per scale (integer formats); K of the whole tensor for one scale per row
+  // INT4, INT8: [N, groups]; FP8: [N blocks, K blocks]; the groups and blocks that overlap this slice. Empty
+  // otherwise.
   std::vector<float> scales;
-  std::vector<uint8_t> zeros;     // INT4: [N, groups]; empty when every zero is 8
+  std::vector<uint8_t> zeros;  // INT4: [N, groups]; empty when every zero is 8
 
-  int64_t groups() const { return group == 0 ? 0 : (first_input + inputs + group - 1) / group - first_input / group; }
+  int64_t groups() const {
+    return group == 0 ? 0 : (first_input + inputs + group - 1) / group - first_input / group;
+  }
   int64_t row_blocks() const { return (first_output + outputs + 127) / 128 - first_output / 128; }
   int64_t column_blocks() const { return (first_input + inputs + 127) / 128 - first_input / 128; }
 };
 
-// The three projections of one expert, or of a run of its groups: gate and up [columns, hidden], down [hidden, columns].
+// The three projections of one expert, or of a run of its groups: gate and up [columns, hidden], down
+// [hidden, columns].
 struct PlainExpert {
   PlainLinear gate, up, down;
 };

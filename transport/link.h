@@ -1,5 +1,6 @@
-// A Link carries whole messages in order between two ranks; a LinkListener accepts them on the head. The seam that
-// loopback, tcp, ucx and (later) nccl fill. A link knows bytes, never rows; the exchange above it knows rows, never tensors.
+// A Link carries whole messages in order between two ranks; a LinkListener accepts them on the head. The seam
+// that loopback, tcp, ucx and (later) nccl fill. A link knows bytes, never rows; the exchange above it knows
+// rows, never tensors.
 #pragma once
 
 #include <cstddef>
@@ -29,13 +30,14 @@ class Link {
  public:
   virtual ~Link() = default;
 
-  // Queues one message, the concatenation of `parts`, and starts sending it; the parts may be reused on return. Never
-  // blocks on the peer: what the kernel does not take now goes out in later calls of Send, TryReceive or Flush (two ends
-  // that send large messages to each other must not deadlock). Unavailable: the link is dead, and stays so.
+  // Queues one message, the concatenation of `parts`, and starts sending it; the parts may be reused on
+  // return. Never blocks on the peer: what the kernel does not take now goes out in later calls of Send,
+  // TryReceive or Flush (two ends that send large messages to each other must not deadlock). Unavailable: the
+  // link is dead, and stays so.
   virtual absl::Status Send(std::span<const Bytes> parts) = 0;
 
-  // The next message if one is complete, else an empty span with ok status. Drives pending sends. The bytes stay valid
-  // until the next call of TryReceive. An arrived message is never empty.
+  // The next message if one is complete, else an empty span with ok status. Drives pending sends. The bytes
+  // stay valid until the next call of TryReceive. An arrived message is never empty.
   virtual absl::StatusOr<Bytes> TryReceive() = 0;
 
   // Sleeps until something may have arrived, Abort() was called, or the deadline passed. May return early.
@@ -63,14 +65,17 @@ class LinkListener {
 
 // By name: "loopback", "tcp", "ucx". Unimplemented (NET-007) names what was built in when `kind` was not.
 // `host`: the interface to listen on ("127.0.0.1"); port 0 takes a free one.
-absl::StatusOr<std::unique_ptr<LinkListener>> ListenLink(std::string_view kind, std::string_view host, int port);
-absl::StatusOr<std::unique_ptr<Link>> ConnectLink(std::string_view kind, std::string_view address, TimePoint deadline);
+absl::StatusOr<std::unique_ptr<LinkListener>> ListenLink(std::string_view kind, std::string_view host,
+                                                         int port);
+absl::StatusOr<std::unique_ptr<Link>> ConnectLink(std::string_view kind, std::string_view address,
+                                                  TimePoint deadline);
 std::vector<std::string> LinkKinds();
 
 // Two ends in one process.
 std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>> LoopbackPair();
 
-// True for addresses that never leave this machine (127.0.0.0/8, ::1). Plain links to anything else need --insecure-links.
+// True for addresses that never leave this machine (127.0.0.0/8, ::1). Plain links to anything else need
+// --insecure-links.
 bool IsLoopbackAddress(std::string_view host);
 
 }  // namespace paceline

@@ -1,0 +1,33 @@
+// The filled table of the reference backend.
+#include "kernels/reference/reference.h"
+
+namespace paceline::kernels {
+
+const KernelTable& ReferenceKernels() {
+  namespace r = reference;
+  static const KernelTable table = {
+      .name = "reference",
+      .pack_linear = r::PackLinear,
+      .pack_expert = r::PackExpert,
+      .quantise = r::Quantise,
+      .linear = r::LinearForward,
+      .experts = r::Experts,
+      .rms_norm = r::RmsNorm,
+      .add = r::Add,
+      .add_bias = r::AddBias,
+      .silu_mul = r::SiluMul,
+      .head_norm_rope = r::HeadNormRope,
+      .write_kv = r::WriteKv,
+      .attention = r::Attention,
+      .sigmoid_gate = r::SigmoidGate,
+      .gated_delta_net = r::GatedDeltaNet,
+      .gated_norm = r::GatedNorm,
+      .route = r::Route,
+      .combine = r::Combine,
+      .log_sum_exp = r::LogSumExp,
+      .arg_max = r::ArgMax,
+  };
+  return table;
+}
+
+}  // namespace paceline::kernels

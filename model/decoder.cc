@@ -1,0 +1,73 @@
+// The trunk's layers.
+#include "model/decoder.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status.h"
+#include "kernels/plain_decode.h"
+#include "model/mixers.h"
+
+namespace paceline {
+
+void Embedding::Lookup(std::span<const TokenId> tokens, float* out) const {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    CHECK_GE(tokens[i], 0);
+    CHECK_LT(tokens[i], table_.outputs);
+    for (int64_t k = 0; k < table_.inputs; ++k)
+      out[static_cast<int64_t>(i) * table_.inputs + k] = kernels::PlainValue(table_, tokens[i], k);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const Checkpoint& checkpoint,
+                                                       const kernels::KernelTable& table,
+                                                       const LoadCallback& progress) {
+  auto decoder = std::make_unique<Decoder>();
+  const ModelConfig& config = decoder->config_ = checkpoint.config();
+  ASSIGN_OR_RETURN(kernels::PlainLinear embedding, checkpoint.ReadLinear("embed_tokens"));
+  decoder->embedding_ = Embedding(std::move(embedding));
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    if (progress) progress(static_cast<int64_t>(i), static_cast<int64_t>(config.layers.size()));
+    ASSIGN_OR_RETURN(LayerWeights layer,
+                     LoadLayer(checkpoint, absl::StrCat("layers.", i), config.layers[i], table));
+    decoder->layers_.push_back(std::move(layer));
+  }
+  ASSIGN_OR_RETURN(decoder->final_norm_, checkpoint.ReadVector("norm.weight"));
+  return decoder;
+}
+
+absl::Status Decoder::Forward(const StepContext& context, std::span<const TokenId> tokens, Caches& caches,
+                              const ExpertStore& local, const Placement& placement, Exchange* exchange,
+                              StepId step, bool probe, float* hidden_out, uint8_t* row_errors) {
+  const kernels::KernelTable& table = context.table;
+  const int32_t rows = context.batch.rows;
+  const int64_t hidden = config_.hidden;
+  const float plus = config_.norm_plus_one ? 1.0f : 0.0f;
+  float* h = context.workspace.Take<float>(rows * hidden);      // [rows, hidden], the residual stream
+  float* x = context.workspace.Take<float>(rows * hidden);      // [rows, hidden], normed
+  float* mixed = context.workspace.Take<float>(rows * hidden);  // [rows, hidden]
+  embedding_.Lookup(tokens, h);
+
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const LayerWeights& layer = layers_[i];
+    table.rms_norm(context.pool, h, rows, hidden, layer.input_norm.data(), plus, config_.norm_eps, x);
+    if (layer.attention != nullptr) {
+      RunAttention(context, *layer.attention, config_, caches.kv(i), x, mixed);
+    } else {
+      RunDeltaNet(context, *layer.delta_net, config_, caches.gdn(i), x, mixed);
+    }
+    table.add(context.pool, h, mixed, rows * hidden);
+
+    table.rms_norm(context.pool, h, rows, hidden, layer.post_norm.data(), plus, config_.norm_eps, x);
+    if (layer.dense != nullptr) {
+      RunFeedForward(context, *layer.dense, x, hidden, mixed);
+      table.add(context.pool, h, mixed, rows * hidden);
+      continue;
+    }
+    const ExpertHome home{local, placement, LayerId(static_cast<int32_t>(i)), exchange, step, probe};
+    RETURN_IF_ERROR(RunMoe(context, *layer.moe, config_, home, x, h, row_errors, parts_));
+  }
+  table.rms_norm(context.pool, h, rows, hidden, final_norm_.data(), plus, config_.norm_eps, hidden_out);
+  return absl::OkStatus();
+}
+
+}  // namespace paceline

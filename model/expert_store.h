@@ -1,0 +1,68 @@
+// The routed experts one rank holds, packed, and the arithmetic on them: the same code on the head and on a
+// worker.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/placement.h"
+#include "base/thread_pool.h"
+#include "kernels/kernels.h"
+#include "model/checkpoint.h"
+#include "transport/exchange.h"
+
+namespace paceline {
+
+// Bytes read so far and in all.
+using LoadCallback = std::function<void(int64_t done, int64_t total)>;
+
+class ExpertStore {
+ public:
+  // What `rank` holds of the trunk's layers. Only its experts' bytes are read. Errors are the checkpoint's.
+  static absl::StatusOr<std::unique_ptr<ExpertStore>> Load(const Checkpoint& checkpoint,
+                                                           const Placement& placement, RankId rank,
+                                                           const kernels::KernelTable& table,
+                                                           ThreadPool& pool, const LoadCallback& progress);
+  // All experts of one feed-forward ("mtp.layers.0.mlp") as layer 0.
+  static absl::StatusOr<std::unique_ptr<ExpertStore>> LoadWhole(const Checkpoint& checkpoint,
+                                                                const std::string& mlp,
+                                                                const kernels::KernelTable& table,
+                                                                ThreadPool& pool);
+
+  // Adds every leaf of `routes` to sums [x.rows, hidden]. Routes of one (expert, first group, groups) stand
+  // together. FailedPrecondition names a leaf that is not held here.
+  absl::Status Compute(LayerId layer, const kernels::Activations& x, std::span<const Route> routes,
+                       kernels::ActivationContract contract, ThreadPool& pool, kernels::Workspace& workspace,
+                       int64_t* sums, uint8_t* row_errors) const;
+
+  int64_t experts() const { return experts_; }
+  int64_t leaves() const { return leaves_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  struct Job {
+    std::string mlp;
+    size_t layer;
+    int32_t expert;
+    int32_t first_group;
+    int32_t groups;
+    int64_t bytes;
+  };
+  static absl::StatusOr<std::unique_ptr<ExpertStore>> Run(const Checkpoint& checkpoint, size_t layers,
+                                                          std::vector<Job> jobs,
+                                                          const kernels::KernelTable& table, ThreadPool& pool,
+                                                          const LoadCallback& progress);
+
+  const kernels::KernelTable* table_ = nullptr;
+  // [layers][expert] -> slices, ascending by first group.
+  std::vector<std::map<int32_t, std::vector<std::unique_ptr<kernels::Expert>>>> layers_;
+  int64_t experts_ = 0, leaves_ = 0, bytes_ = 0;
+};
+
+}  // namespace paceline

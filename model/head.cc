@@ -1,0 +1,69 @@
+// The LM head, whole or cut.
+#include "model/head.h"
+
+#include "base/check.h"
+#include "base/status.h"
+
+namespace paceline {
+namespace {
+
+constexpr int64_t kAutoInt8Rows = 65536;
+
+}  // namespace
+
+absl::StatusOr<HeadFormat> ResolveHeadFormat(const Checkpoint& checkpoint, HeadFormat asked) {
+  if (asked == HeadFormat::kStored) return asked;
+  ASSIGN_OR_RETURN(const Checkpoint::LinearFacts facts, checkpoint.DescribeLinear("lm_head"));
+  const bool sixteen_bits =
+      facts.format == kernels::WeightFormat::kBF16 || facts.format == kernels::WeightFormat::kF16;
+  if (asked == HeadFormat::kInt8)
+    return kernels::IsInteger(facts.format) ? HeadFormat::kStored : HeadFormat::kInt8;
+  return sixteen_bits && facts.outputs > kAutoInt8Rows ? HeadFormat::kInt8 : HeadFormat::kStored;
+}
+
+absl::StatusOr<std::unique_ptr<LmHead>> LmHead::Load(const Checkpoint& checkpoint, HeadFormat format,
+                                                     RowRange range, const kernels::KernelTable& table) {
+  CHECK(format != HeadFormat::kAuto);
+  auto head = std::make_unique<LmHead>();
+  head->vocab_ = checkpoint.config().vocab;
+  head->hidden_ = checkpoint.config().hidden;
+  const Span64 rows = range.count == 0 ? Span64{} : Span64{range.first, range.first + range.count};
+  ASSIGN_OR_RETURN(kernels::PlainLinear plain, checkpoint.ReadLinear("lm_head", rows));
+  if (format == HeadFormat::kInt8) plain = QuantiseRowsInt8(plain);
+  ASSIGN_OR_RETURN(head->head_, table.pack_linear(std::move(plain)));
+  return head;
+}
+
+void LmHead::ForwardHeld(const StepContext& context, const float* x, int32_t rows, float* y,
+                         int64_t stride) const {
+  const kernels::Workspace::Scope scope(context.workspace);
+  const kernels::Activations in = Activate(context, x, rows, hidden_, {head_.get()});
+  context.table.linear(context.pool, *head_, in, y, stride);
+}
+
+absl::Status LmHead::Forward(const StepContext& context, const float* x, int32_t rows,
+                             const Placement& placement, Exchange* exchange, StepId step,
+                             float* logits) const {
+  const std::vector<RowRange>& ranges = placement.head_rows();
+  if (exchange == nullptr || ranges.empty()) {
+    CHECK_EQ(held(), vocab_);
+    ForwardHeld(context, x, rows, logits, vocab_);
+    return absl::OkStatus();
+  }
+  std::vector<Exchange::MatmulPart> parts;
+  for (size_t rank = 1; rank < ranges.size(); ++rank) {
+    if (ranges[rank].count > 0)
+      parts.push_back({RankId(static_cast<int32_t>(rank)), ranges[rank].first, ranges[rank].count});
+  }
+  for (int32_t first = 0; first < rows; first += kBlockRows) {
+    const int32_t n = std::min(kBlockRows, rows - first);
+    const float* block = x + first * hidden_;
+    float* out = logits + first * vocab_;
+    RETURN_IF_ERROR(exchange->SendMatmul(step, 0, block, n, static_cast<int32_t>(hidden_), parts));
+    if (ranges[0].count > 0) ForwardHeld(context, block, n, out + ranges[0].first, vocab_);
+    RETURN_IF_ERROR(exchange->ReceiveMatmul(step, 0, out, vocab_));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace paceline

@@ -1,0 +1,47 @@
+// The LM head: logits of chosen rows. Kept whole here, or cut over the ranks by rows of the vocabulary
+// (outputs only concatenate, so the bits stay).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/placement.h"
+#include "model/checkpoint.h"
+#include "model/layer_weights.h"
+#include "model/step_context.h"
+#include "transport/exchange.h"
+
+namespace paceline {
+
+enum class HeadFormat { kAuto, kStored, kInt8 };
+
+// What `auto` means for this checkpoint: a 16-bit head of more than 65,536 rows becomes INT8 per row at load.
+absl::StatusOr<HeadFormat> ResolveHeadFormat(const Checkpoint& checkpoint, HeadFormat asked);
+
+class LmHead {
+ public:
+  // Rows [range.first, range.first + range.count) of the vocabulary; all of them when count is 0. `format` is
+  // resolved.
+  static absl::StatusOr<std::unique_ptr<LmHead>> Load(const Checkpoint& checkpoint, HeadFormat format,
+                                                      RowRange range, const kernels::KernelTable& table);
+
+  // logits [rows, vocab] of x [rows, hidden]: rows here, and over `exchange` where placement.head_rows() says
+  // so.
+  absl::Status Forward(const StepContext& context, const float* x, int32_t rows, const Placement& placement,
+                       Exchange* exchange, StepId step, float* logits) const;
+  // Only the rows held here: y [rows, held()].
+  void ForwardHeld(const StepContext& context, const float* x, int32_t rows, float* y, int64_t stride) const;
+
+  int64_t held() const { return head_->outputs; }
+  int64_t bytes() const { return head_->bytes; }
+
+ private:
+  LinearPtr head_;  // [held rows, hidden]
+  int64_t vocab_ = 0;
+  int64_t hidden_ = 0;
+};
+
+}  // namespace paceline

@@ -1,0 +1,67 @@
+// The weights of one layer that live on the head: everything but the routed experts. Packed by a backend at
+// load.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/kernels.h"
+#include "model/checkpoint.h"
+#include "transport/exchange.h"
+
+namespace paceline {
+
+using LinearPtr = std::unique_ptr<kernels::Linear>;
+
+struct AttentionWeights {
+  bool gated = false;    // q_proj holds, per head, a query and a gate
+  LinearPtr q, k, v, o;  // [heads * (1 or 2) * head_dim, hidden], [kv_heads * head_dim, hidden] x 2, [hidden,
+                         // heads * head_dim]
+  std::vector<float> q_norm, k_norm;                  // [head_dim]
+  std::vector<float> q_bias, k_bias, v_bias, o_bias;  // empty unless attention_bias
+};
+
+struct DeltaNetWeights {
+  LinearPtr qkv, z, b, a, out;  // [channels, hidden], [value_heads * value_dim, hidden], [value_heads,
+                                // hidden] x 2, [hidden, value_heads * value_dim]
+  std::vector<float> conv;      // [channels, taps]
+  std::vector<float> decay;     // [value_heads], exp(A_log)
+  std::vector<float> dt_bias;   // [value_heads]
+  std::vector<float> norm;      // [value_dim]
+};
+
+struct FeedForwardWeights {  // a dense SwiGLU: dense layers and shared experts
+  LinearPtr gate, up, down;  // [columns, hidden] x 2, [hidden, columns]
+};
+
+struct MoeWeights {
+  LinearPtr router;  // [experts, hidden]
+  RowFormat row_format = RowFormat::kFloat32;
+  FeedForwardWeights shared;  // null pointers without a shared expert
+  LinearPtr shared_gate;      // [1, hidden]
+};
+
+struct LayerWeights {
+  std::vector<float> input_norm, post_norm;  // [hidden]
+  std::unique_ptr<AttentionWeights> attention;
+  std::unique_ptr<DeltaNetWeights> delta_net;
+  std::unique_ptr<FeedForwardWeights> dense;
+  std::unique_ptr<MoeWeights> moe;
+  int64_t bytes = 0;  // of all linears
+};
+
+// Reads and packs. `prefix` is "layers.3" or "mtp.layers.0". Errors are the checkpoint's.
+absl::StatusOr<LayerWeights> LoadLayer(const Checkpoint& checkpoint, const std::string& prefix,
+                                       const LayerConfig& layer, const kernels::KernelTable& table);
+absl::StatusOr<LinearPtr> LoadLinear(const Checkpoint& checkpoint, const std::string& name,
+                                     const kernels::KernelTable& table);
+
+// int16g128 when gate and up of every expert of the layer are integer, else fp32: a property of the layer,
+// not of a node.
+absl::StatusOr<RowFormat> RowFormatOf(const Checkpoint& checkpoint, const std::string& mlp);
+
+}  // namespace paceline

@@ -1,0 +1,87 @@
+// Token mixers: projections around the kernels.
+#include "model/mixers.h"
+
+namespace paceline {
+
+void RunAttention(const StepContext& context, const AttentionWeights& weights, const ModelConfig& config,
+                  const KvLayer& kv, const float* x, float* out) {
+  const kernels::Workspace::Scope scope(context.workspace);
+  const kernels::KernelTable& table = context.table;
+  ThreadPool& pool = context.pool;
+  const Batch& batch = context.batch;
+  const int32_t rows = batch.rows;
+  const int32_t dim = config.head_dim;
+  const float plus = config.norm_plus_one ? 1.0f : 0.0f;
+  const int64_t query_width = weights.q->outputs;  // heads * dim, twice that with gates
+  const int64_t kv_width = int64_t{config.kv_heads} * dim;
+  const int64_t width = int64_t{config.heads} * dim;
+
+  float* projected =
+      context.workspace.Take<float>(rows * query_width);          // [rows, heads, query (and gate), head_dim]
+  float* k_raw = context.workspace.Take<float>(rows * kv_width);  // [rows, kv_heads, head_dim]
+  float* v = context.workspace.Take<float>(rows * kv_width);      // [rows, kv_heads, head_dim]
+  const kernels::Activations in =
+      Activate(context, x, rows, config.hidden, {weights.q.get(), weights.k.get(), weights.v.get()});
+  table.linear(pool, *weights.q, in, projected, query_width);
+  table.linear(pool, *weights.k, in, k_raw, kv_width);
+  table.linear(pool, *weights.v, in, v, kv_width);
+  if (!weights.q_bias.empty()) {
+    table.add_bias(pool, projected, rows, query_width, weights.q_bias.data());
+    table.add_bias(pool, k_raw, rows, kv_width, weights.k_bias.data());
+    table.add_bias(pool, v, rows, kv_width, weights.v_bias.data());
+  }
+
+  float* q = context.workspace.Take<float>(rows * width);     // [rows, heads, head_dim]
+  float* k = context.workspace.Take<float>(rows * kv_width);  // [rows, kv_heads, head_dim]
+  const int64_t head_stride = query_width / config.heads;
+  table.head_norm_rope(pool, projected, query_width, head_stride, rows, config.heads, dim,
+                       weights.q_norm.data(), plus, config.norm_eps, batch.cos.data(), batch.sin.data(),
+                       batch.rotary_half, q);
+  table.head_norm_rope(pool, k_raw, kv_width, dim, rows, config.kv_heads, dim, weights.k_norm.data(), plus,
+                       config.norm_eps, batch.cos.data(), batch.sin.data(), batch.rotary_half, k);
+  const kernels::AttentionShape shape = AttentionShapeOf(config);
+  table.write_kv(pool, shape, kv.view(), batch.runs, k, v);
+  float* o = context.workspace.Take<float>(rows * width);  // [rows, heads, head_dim]
+  table.attention(pool, context.workspace, shape, kv.view(), batch.runs, q, o);
+  if (weights.gated)
+    table.sigmoid_gate(pool, projected + dim, query_width, head_stride, rows, config.heads, dim, o);
+  const kernels::Activations mixed = Activate(context, o, rows, width, {weights.o.get()});
+  table.linear(pool, *weights.o, mixed, out, config.hidden);
+  if (!weights.o_bias.empty()) table.add_bias(pool, out, rows, config.hidden, weights.o_bias.data());
+}
+
+void RunDeltaNet(const StepContext& context, const DeltaNetWeights& weights, const ModelConfig& config,
+                 const GdnLayer& states, const float* x, float* out) {
+  const kernels::Workspace::Scope scope(context.workspace);
+  const kernels::KernelTable& table = context.table;
+  ThreadPool& pool = context.pool;
+  const Batch& batch = context.batch;
+  const int32_t rows = batch.rows;
+  const kernels::GdnShape shape = GdnShapeOf(config);
+  const int64_t width = int64_t{shape.value_heads} * shape.value_dim;
+
+  float* qkv = context.workspace.Take<float>(rows * shape.channels());  // [rows, channels]
+  float* z = context.workspace.Take<float>(rows * width);               // [rows, value_heads, value_dim]
+  float* b = context.workspace.Take<float>(int64_t{rows} * shape.value_heads);  // [rows, value_heads]
+  float* a = context.workspace.Take<float>(int64_t{rows} * shape.value_heads);  // [rows, value_heads]
+  const kernels::Activations in =
+      Activate(context, x, rows, config.hidden,
+               {weights.qkv.get(), weights.z.get(), weights.b.get(), weights.a.get()});
+  table.linear(pool, *weights.qkv, in, qkv, shape.channels());
+  table.linear(pool, *weights.z, in, z, width);
+  table.linear(pool, *weights.b, in, b, shape.value_heads);
+  table.linear(pool, *weights.a, in, a, shape.value_heads);
+
+  auto* slots = context.workspace.Take<kernels::GdnState>(static_cast<int64_t>(batch.runs.size()));
+  for (size_t i = 0; i < batch.runs.size(); ++i) new (&slots[i]) kernels::GdnState(states.at(batch.slots[i]));
+  float* o = context.workspace.Take<float>(rows * width);  // [rows, value_heads, value_dim]
+  const kernels::GdnWeights gdn{weights.conv.data(), weights.decay.data(), weights.dt_bias.data()};
+  table.gated_delta_net(pool, context.workspace, shape, gdn, qkv, b, a, batch.runs,
+                        {slots, batch.runs.size()}, o);
+  table.gated_norm(pool, o, z, rows, shape.value_heads, shape.value_dim, weights.norm.data(), config.norm_eps,
+                   o);
+  const kernels::Activations mixed = Activate(context, o, rows, width, {weights.out.get()});
+  table.linear(pool, *weights.out, mixed, out, config.hidden);
+}
+
+}  // namespace paceline

@@ -1,0 +1,65 @@
+// A whole cluster in one process for tests: the head's trunk here, every other rank a thread that serves its link. The real
+// trunk, exchange, links and expert servers; only the join protocol is left out.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/placement.h"
+#include "base/step.h"
+#include "model/checkpoint.h"
+#include "worker/expert_server.h"
+#include "worker/peers.h"
+#include "worker/trunk.h"
+
+namespace paceline::testing {
+
+struct LocalClusterOptions {
+  std::string placement = "contiguous";  // as --placement
+  int32_t ranks = 1;
+  std::string link = "loopback";
+  bool head_split = false;
+  std::string head_backend = "reference", head_isa;
+  std::string worker_backend = "reference", worker_isa;
+  int threads = 1;
+  kernels::ActivationContract contract = kernels::ActivationContract::kInt16;
+  kernels::KvDtype kv_dtype = kernels::KvDtype::kBF16;
+  HeadFormat lm_head = HeadFormat::kAuto;
+  int32_t slots = 8;
+  int32_t pages = 32;
+};
+
+class LocalCluster final : public PeerSource {
+ public:
+  static absl::StatusOr<std::unique_ptr<LocalCluster>> Start(const Checkpoint& checkpoint, const LocalClusterOptions& options);
+  ~LocalCluster() override;
+
+  LocalTrunk& trunk() { return *trunk_; }
+  const Placement& placement() const { return placement_; }
+  uint64_t version() const override { return 1; }
+  PeerSnapshot Peers() const override;
+
+ private:
+  Placement placement_;
+  std::vector<std::shared_ptr<Link>> links_;  // head's ends, ranks 1..
+  std::vector<std::thread> workers_;
+  std::atomic<bool> stop_{false};
+  std::unique_ptr<LocalTrunk> trunk_;
+};
+
+// Log-probabilities, hash and candidates of a text, `chunk` rows a step.
+struct Scores {
+  std::vector<RowResult> rows;  // row i predicts token i + 1
+  std::string logits_hash;
+};
+absl::StatusOr<Scores> ScoreText(LocalTrunk& trunk, const std::vector<TokenId>& tokens, int32_t chunk, int32_t top, SequenceId sequence = SequenceId(1));
+
+// Greedy or sampled continuation: the prompt in chunks, then one row a step. Stops after `count` tokens or at one of `ends`.
+absl::StatusOr<std::vector<TokenId>> Continue(LocalTrunk& trunk, const std::vector<TokenId>& prompt, int32_t count, const std::vector<TokenId>& ends,
+                                              int32_t chunk, const Sampling& sampling, SequenceId sequence = SequenceId(2));
+
+}  // namespace paceline::testing

@@ -1,0 +1,99 @@
+// The head rank's model: runs steps. Holds the trunk's weights, the head's share of the experts, the caches
+// and the exchange with the other ranks. Owned by the engine thread; no other thread calls it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/placement.h"
+#include "base/sha256.h"
+#include "base/step.h"
+#include "base/thread_pool.h"
+#include "kernels/kernels.h"
+#include "model/caches.h"
+#include "model/checkpoint.h"
+#include "model/decoder.h"
+#include "model/head.h"
+#include "model/mtp.h"
+#include "worker/peers.h"
+
+namespace paceline {
+
+struct TrunkOptions {
+  const kernels::KernelTable* table = nullptr;
+  int threads = 1;
+  bool yield = false;  // compute threads on this machine outnumber its cores
+  kernels::ActivationContract contract = kernels::ActivationContract::kInt16;
+  kernels::KvDtype kv_dtype = kernels::KvDtype::kBF16;
+  HeadFormat lm_head = HeadFormat::kAuto;
+  int32_t slots = 16;    // sequences at once
+  int32_t pages = 64;    // KV pages in all
+  uint32_t head_id = 0;  // names this head in every frame
+  Duration exchange_timeout = std::chrono::seconds(30);
+  std::vector<bool> has_token;  // [<= vocab] ids that may be drawn; empty: all
+  std::string fingerprint;
+  LoadCallback progress;  // may be empty
+};
+
+class LocalTrunk final : public Trunk {
+ public:
+  // Loads everything rank 0 holds under `placement`. `peers` may be null (one rank) and outlives the trunk.
+  static absl::StatusOr<std::unique_ptr<LocalTrunk>> Load(const Checkpoint& checkpoint,
+                                                          const Placement& placement, const PeerSource* peers,
+                                                          TrunkOptions options);
+
+  const TrunkInfo& info() const override { return info_; }
+  absl::StatusOr<StepResult> Run(const StepPlan& plan) override;
+  void Release(SequenceId sequence) override;
+  ExchangeCounters counters() const override;
+
+  // From now on the hidden states of every row of `sequence` are kept for Drafts().
+  void KeepHidden(SequenceId sequence) { kept_[sequence]; }
+  // Greedy MTP chains over a sequence whose hidden states were kept; `checkpoint` is read for the MTP layer.
+  absl::StatusOr<std::vector<std::vector<TokenId>>> Drafts(const Checkpoint& checkpoint, SequenceId sequence,
+                                                           std::span<const TokenId> tokens, int32_t depth);
+
+  // Weights read by one decode step of `rows` rows, by kind; the byte meter of `bench step`.
+  struct Bytes {
+    int64_t dense = 0;        // mixers, shared experts, routers
+    int64_t head = 0;         // LM head rows held here
+    int64_t experts = 0;      // all routed experts held here
+    int64_t all_experts = 0;  // of every rank
+  };
+  Bytes bytes() const;
+  int64_t expert_leaves() const { return experts_->leaves(); }
+  int64_t expert_count() const { return experts_->experts(); }
+  ThreadPool& pool() { return pool_; }
+
+ private:
+  explicit LocalTrunk(TrunkOptions options);
+  void RefreshPeers();
+  absl::Status FillResult(const StepContext& context, const SequenceRows& rows, int32_t row, float* logits,
+                          SequenceResult& result);
+
+  const TrunkOptions options_;
+  const kernels::KernelTable& table_;
+  ModelConfig config_;
+  TrunkInfo info_;
+  ThreadPool pool_;
+  kernels::Workspace workspace_;
+  Placement placement_;
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<ExpertStore> experts_;
+  std::unique_ptr<LmHead> head_;
+  std::unique_ptr<Caches> caches_;
+  const PeerSource* peers_ = nullptr;
+  std::unique_ptr<Exchange> exchange_;
+  uint64_t peers_version_ = 0;
+  absl::Status degraded_;  // of the last snapshot
+  int64_t exchanged_layers_ = 0;
+  std::unordered_map<SequenceId, Sha256> hashes_;            // logits so far
+  std::unordered_map<SequenceId, std::vector<float>> kept_;  // [rows so far, hidden]
+};
+
+}  // namespace paceline
