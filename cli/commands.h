@@ -1,4 +1,5 @@
-// The subcommands, one file each. Every one returns the process's exit status and has said on stderr why when it is not 0.
+// The subcommands, one file each. Every one returns the process's exit status and has said on stderr why when
+// it is not 0.
 #pragma once
 
 #include "cli/options.h"

@@ -69,7 +69,8 @@ void Console::DrawBar() {
     total += load.total;
   }
   const int cells = static_cast<int>(std::clamp<int64_t>(kBarCells * done / total, 0, kBarCells));
-  const std::string bar = std::string(static_cast<size_t>(cells), '#') + std::string(static_cast<size_t>(kBarCells - cells), '.');
+  const std::string bar =
+      std::string(static_cast<size_t>(cells), '#') + std::string(static_cast<size_t>(kBarCells - cells), '.');
   std::fprintf(stderr, "\r\033[Kloading [%s] %.2f of %.2f GiB on %zu %s", bar.c_str(), GiB(done), GiB(total),
                loads_.size(), loads_.size() == 1 ? "node" : "nodes");
   drawn_ = true;

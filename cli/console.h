@@ -1,4 +1,5 @@
-// What people see on stderr: lines, and one bar while weights are loaded. Data goes to stdout and never through here.
+// What people see on stderr: lines, and one bar while weights are loaded. Data goes to stdout and never
+// through here.
 #pragma once
 
 #include <cstdint>

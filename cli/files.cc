@@ -31,7 +31,8 @@ absl::StatusOr<std::vector<TokenId>> ReadTokensJson(const std::string& path) {
   ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path));
   const nlohmann::json array = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!array.is_array()) {
-    return Error(errors::kOption, absl::StrCat(path, " must hold a JSON array of token ids, such as [1, 2, 3]"));
+    return Error(errors::kOption,
+                 absl::StrCat(path, " must hold a JSON array of token ids, such as [1, 2, 3]"));
   }
   std::vector<TokenId> ids;
   ids.reserve(array.size());
@@ -39,15 +40,18 @@ absl::StatusOr<std::vector<TokenId>> ReadTokensJson(const std::string& path) {
     const bool id = entry.is_number_integer() && entry.get<int64_t>() >= 0 &&
                     entry.get<int64_t>() <= std::numeric_limits<TokenId>::max();
     if (!id) {
-      return Error(errors::kOption, absl::StrCat(path, ": entry ", ids.size(), " is ",
-                                                 entry.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace),
-                                                 ", not a token id"));
+      return Error(errors::kOption,
+                   absl::StrCat(path, ": entry ", ids.size(), " is ",
+                                entry.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace),
+                                ", not a token id"));
     }
     ids.push_back(entry.get<TokenId>());
   }
   return ids;
 }
 
-std::string TokensToJson(const std::vector<TokenId>& ids) { return absl::StrCat("[", absl::StrJoin(ids, ","), "]"); }
+std::string TokensToJson(const std::vector<TokenId>& ids) {
+  return absl::StrCat("[", absl::StrJoin(ids, ","), "]");
+}
 
 }  // namespace paceline::cli

@@ -1,8 +1,8 @@
-// The only file that knows the parser: it is slow to compile. One function per group of flags, one per command.
+// The only file that knows the parser: it is slow to compile. One function per group of flags, one per
+// command.
 #include "cli/options.h"
 
 #include <CLI/CLI.hpp>
-
 #include <algorithm>
 #include <functional>
 #include <numeric>
@@ -33,7 +33,9 @@ class Group {
   }
   CLI::Option* Choice(const std::string& name, std::string& value, const std::vector<std::string>& choices,
                       const std::string& help) {
-    return AddDefault(name, value, help)->check(OneOf(choices))->option_text(Join(choices) + " [" + value + "]");
+    return AddDefault(name, value, help)
+        ->check(OneOf(choices))
+        ->option_text(Join(choices) + " [" + value + "]");
   }
   CLI::Option* Flag(const std::string& name, bool& value, const std::string& help) {
     return Finish(app_->add_flag("--" + name, value, help), name);
@@ -68,8 +70,8 @@ CLI::Validator Whole(int64_t low, int64_t high) {
       [low, high](std::string& text) {
         int64_t value = 0;
         if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return std::string();
-        return "expected a whole number from " + std::to_string(low) + " to " + std::to_string(high) + ", got '" +
-               text + "'";
+        return "expected a whole number from " + std::to_string(low) + " to " + std::to_string(high) +
+               ", got '" + text + "'";
       },
       "");
 }
@@ -89,17 +91,24 @@ CLI::Validator Real(double low, double high) {
 constexpr int64_t kMany = int64_t{1} << 31;
 
 void AddModelArgument(CLI::App* app, std::string& model, const char* help) {
-  app->add_option("model", model, help)->required()->envname("PACELINE_MODEL")->type_name("MODEL")->group("Arguments");
+  app->add_option("model", model, help)
+      ->required()
+      ->envname("PACELINE_MODEL")
+      ->type_name("MODEL")
+      ->group("Arguments");
 }
 
 void AddCompute(CLI::App* app, ComputeOptions& compute) {
   Group group(app, "Computing");
   group.Choice("backend", compute.backend, {"reference", "cpu", "cuda"},
                "Who computes: plain loops, vector code, a GPU; the first two give the same bits");
-  group.Choice("isa", compute.isa, {"avx2", "avx512", "vnni", "amx", "amx-emulated"},
-               "Instructions of the cpu backend; the best this machine has by default")
+  group
+      .Choice("isa", compute.isa, {"avx2", "avx512", "vnni", "amx", "amx-emulated"},
+              "Instructions of the cpu backend; the best this machine has by default")
       ->option_text("avx2|avx512|vnni|amx|amx-emulated");
-  group.Add("threads", compute.threads, "Compute threads of each process; by default cores / ranks on this machine")
+  group
+      .Add("threads", compute.threads,
+           "Compute threads of each process; by default cores / ranks on this machine")
       ->check(Whole(1, 4096))
       ->option_text("N");
 }
@@ -109,27 +118,36 @@ void AddCluster(CLI::App* app, ClusterOptions& cluster) {
   group.AddDefault("local-workers", cluster.local_workers, "Workers on this machine, besides the head")
       ->check(Whole(0, 64))
       ->option_text("N [" + std::to_string(cluster.local_workers) + "]");
-  group.AddDefault("placement", cluster.placement, "Who holds which experts: contiguous, strided, sliced, or a file of rules")
+  group
+      .AddDefault("placement", cluster.placement,
+                  "Who holds which experts: contiguous, strided, sliced, or a file of rules")
       ->option_text("KIND|FILE [contiguous]");
   group.Choice("link", cluster.link, {"loopback", "tcp", "ucx", "nccl"},
                "How activations travel; with loopback local workers are threads of this process");
   group.Flag("insecure-links", cluster.insecure_links,
              "Allow unencrypted connections off this machine, on a network that only trusted machines reach");
-  group.Add("simulate-link", cluster.simulate_link, "Delay every worker link: rtt=500us,jitter=50us,bandwidth=10Gbit,seed=1")
+  group
+      .Add("simulate-link", cluster.simulate_link,
+           "Delay every worker link: rtt=500us,jitter=50us,bandwidth=10Gbit,seed=1")
       ->option_text("SPEC");
   group.Flag("head-split", cluster.head_split, "Cut the LM head's rows over all ranks");
-  group.AddDefault("heartbeat-timeout", cluster.heartbeat_timeout_ms, "Silence after which a worker is lost, in milliseconds")
+  group
+      .AddDefault("heartbeat-timeout", cluster.heartbeat_timeout_ms,
+                  "Silence after which a worker is lost, in milliseconds")
       ->check(Whole(200, 600000))
       ->option_text("MS [900]");
 }
 
 void AddModelOptions(CLI::App* app, ModelOptions& options, bool draft) {
   Group group(app, "Model");
-  group.AddDefault("prefill-chunk", options.prefill_chunk, "Prompt rows per step")->check(Whole(1, 65536))->option_text("N [64]");
+  group.AddDefault("prefill-chunk", options.prefill_chunk, "Prompt rows per step")
+      ->check(Whole(1, 65536))
+      ->option_text("N [64]");
   group.Choice("kv-dtype", options.kv_dtype, {"bf16", "fp32"}, "Format of the KV cache");
   group.Choice("lm-head", options.lm_head, {"auto", "stored", "int8"},
                "auto: a 16-bit head of more than 65,536 rows becomes INT8 per row at load");
-  group.Choice("activations", options.activations, {"int16", "int8"}, "Activations in front of integer weights");
+  group.Choice("activations", options.activations, {"int16", "int8"},
+               "Activations in front of integer weights");
   group.Choice("float-math", options.float_math, {"portable", "native"},
                "portable: the same bits on every device; native: the device's own matrix units");
   group.Choice("mtp-format", options.mtp_format, {"int4", "stored"}, "Format of the drafting layer");
@@ -156,44 +174,61 @@ void AddHead(CLI::App* app, HeadOptions& head, const char* model_help, bool draf
 void AddPrompt(CLI::App* app, PromptOptions& prompt, bool required, bool file) {
   Group group(app, "Prompt");
   std::vector<CLI::Option*> sources = {
-      group.Add("prompt", prompt.text, "The text; special tokens are recognised, nothing is added")->option_text("TEXT")};
+      group.Add("prompt", prompt.text, "The text; special tokens are recognised, nothing is added")
+          ->option_text("TEXT")};
   if (file) {
-    sources.push_back(group.Add("prompt-file", prompt.file, "A file of UTF-8 text, every byte of it")->option_text("FILE"));
+    sources.push_back(
+        group.Add("prompt-file", prompt.file, "A file of UTF-8 text, every byte of it")->option_text("FILE"));
   }
   sources.push_back(
-      group.Add("prompt-tokens-json", prompt.tokens_json, "A file holding a JSON array of token ids")->option_text("FILE"));
-  // An environment twin must not clash with a flag, so the count is taken of what the command line itself has.
+      group.Add("prompt-tokens-json", prompt.tokens_json, "A file holding a JSON array of token ids")
+          ->option_text("FILE"));
+  // An environment twin must not clash with a flag, so the count is taken of what the command line itself
+  // has.
   app->callback([sources, required] {
     int given = 0;
     for (const CLI::Option* source : sources) given += source->count() > 0 ? 1 : 0;
-    if (given > 1) throw CLI::ValidationError("prompt", "give one of --prompt, --prompt-file, --prompt-tokens-json, not several");
+    if (given > 1)
+      throw CLI::ValidationError("prompt",
+                                 "give one of --prompt, --prompt-file, --prompt-tokens-json, not several");
     if (given == 0 && required) {
-      throw CLI::ValidationError("prompt", "give a prompt: --prompt TEXT, --prompt-file FILE or --prompt-tokens-json FILE");
+      throw CLI::ValidationError(
+          "prompt", "give a prompt: --prompt TEXT, --prompt-file FILE or --prompt-tokens-json FILE");
     }
   });
 }
 
-void AddJson(CLI::App* app, bool& json) { Group(app, "Output").Flag("json", json, "One JSON object on stdout"); }
+void AddJson(CLI::App* app, bool& json) {
+  Group(app, "Output").Flag("json", json, "One JSON object on stdout");
+}
 
 void AddServe(CLI::App* app, ServeOptions& serve) {
   AddHead(app, serve.head, "Directory of a Hugging Face checkpoint", true);
   Group group(app, "Serving");
   const CLI::Validator port = Whole(0, 65535);
   group.AddDefault("host", serve.host, "Address of every listener")->option_text("ADDRESS [127.0.0.1]");
-  group.AddDefault("http-port", serve.http_port, "HTTP API; 0: any free port")->check(port)->option_text("PORT [8000]");
-  group.AddDefault("grpc-port", serve.grpc_port, "gRPC API; 0: any free port")->check(port)->option_text("PORT [50051]");
-  group.AddDefault("join-port", serve.join_port, "Where workers dial; 0: any free port")->check(port)->option_text("PORT [7400]");
+  group.AddDefault("http-port", serve.http_port, "HTTP API; 0: any free port")
+      ->check(port)
+      ->option_text("PORT [8000]");
+  group.AddDefault("grpc-port", serve.grpc_port, "gRPC API; 0: any free port")
+      ->check(port)
+      ->option_text("PORT [50051]");
+  group.AddDefault("join-port", serve.join_port, "Where workers dial; 0: any free port")
+      ->check(port)
+      ->option_text("PORT [7400]");
   group.Add("nodes", serve.nodes, "Nodes of the cluster, the head counted; default 1 + --local-workers")
       ->check(Whole(1, 4096))
       ->option_text("N");
-  group.Add("join-timeout", serve.join_timeout_s, "Give up when workers are still missing after so many seconds")
+  group
+      .Add("join-timeout", serve.join_timeout_s,
+           "Give up when workers are still missing after so many seconds")
       ->check(Whole(1, kMany))
       ->option_text("S");
   app->callback([&serve] {
     if (serve.nodes != 0 && serve.nodes < 1 + serve.head.cluster.local_workers) {
       throw CLI::ValidationError("--nodes", "expected at least 1 + --local-workers = " +
-                                                std::to_string(1 + serve.head.cluster.local_workers) + ", got " +
-                                                std::to_string(serve.nodes));
+                                                std::to_string(1 + serve.head.cluster.local_workers) +
+                                                ", got " + std::to_string(serve.nodes));
     }
     if (serve.nodes == 0) serve.nodes = 1 + serve.head.cluster.local_workers;
   });
@@ -202,16 +237,22 @@ void AddServe(CLI::App* app, ServeOptions& serve) {
 void AddWorker(CLI::App* app, WorkerOptions& worker, bool& insecure_links) {
   Group group(app, "Joining");
   group.Add("join", worker.join, "The head's join address")->required()->option_text("HOST:PORT (required)");
-  group.Add("model", worker.model, "Directory of the same checkpoint")->required()->option_text("DIR (required)");
-  group.Add("name", worker.name, "What errors, logs and `status` say; default HOSTNAME-PID")->option_text("NAME");
+  group.Add("model", worker.model, "Directory of the same checkpoint")
+      ->required()
+      ->option_text("DIR (required)");
+  group.Add("name", worker.name, "What errors, logs and `status` say; default HOSTNAME-PID")
+      ->option_text("NAME");
   group.Add("rank", worker.rank, "The rank to take if it is free")->check(Whole(1, 4096))->option_text("N");
   group.AddDefault("dial-timeout", worker.dial_timeout_s, "Give up when no head answers for so many seconds")
       ->check(Whole(1, kMany))
       ->option_text("S [60]");
-  group.AddDefault("rejoin-timeout", worker.rejoin_timeout_s, "The same, after a head that had answered went away")
+  group
+      .AddDefault("rejoin-timeout", worker.rejoin_timeout_s,
+                  "The same, after a head that had answered went away")
       ->check(Whole(1, kMany))
       ->option_text("S [60]");
-  // The head decides whether plain links are allowed: it listens. Taken here so that one set of flags suits both.
+  // The head decides whether plain links are allowed: it listens. Taken here so that one set of flags suits
+  // both.
   group.Flag("insecure-links", insecure_links, "Accepted; it is the head that must allow unencrypted links");
   AddCompute(app, worker.compute);
   app->callback([&worker] {
@@ -228,23 +269,42 @@ void AddGenerate(CLI::App* app, GenerateOptions& generate) {
   AddPrompt(app, generate.prompt, true, true);
   AddHead(app, generate.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head", true);
   Group group(app, "Sampling");
-  group.Add("max-tokens", generate.max_tokens, "Tokens at most; default: what is left of the context")->check(Whole(1, kMany))->option_text("N");
-  group.Add("temperature", generate.sampling.temperature, "0: greedy; default from generation_config.json, else 1")->check(Real(0, 1e6))->option_text("X");
-  group.Add("top-k", generate.sampling.top_k, "Keep the k likeliest; 0: off")->check(Whole(0, kMany))->option_text("K");
-  group.Add("top-p", generate.sampling.top_p, "Keep the likeliest up to this mass")->check(Real(0, 1))->option_text("P");
-  group.Add("min-p", generate.sampling.min_p, "Drop those below this share of the likeliest")->check(Real(0, 1))->option_text("P");
-  group.Add("seed", generate.sampling.seed, "The same seed gives the same text; default random, and returned")->option_text("N");
+  group.Add("max-tokens", generate.max_tokens, "Tokens at most; default: what is left of the context")
+      ->check(Whole(1, kMany))
+      ->option_text("N");
+  group
+      .Add("temperature", generate.sampling.temperature,
+           "0: greedy; default from generation_config.json, else 1")
+      ->check(Real(0, 1e6))
+      ->option_text("X");
+  group.Add("top-k", generate.sampling.top_k, "Keep the k likeliest; 0: off")
+      ->check(Whole(0, kMany))
+      ->option_text("K");
+  group.Add("top-p", generate.sampling.top_p, "Keep the likeliest up to this mass")
+      ->check(Real(0, 1))
+      ->option_text("P");
+  group.Add("min-p", generate.sampling.min_p, "Drop those below this share of the likeliest")
+      ->check(Real(0, 1))
+      ->option_text("P");
+  group
+      .Add("seed", generate.sampling.seed, "The same seed gives the same text; default random, and returned")
+      ->option_text("N");
   group.Flag("ignore-eos", generate.ignore_eos, "Go on after the model's end of text");
   AddJson(app, generate.json);
-  Group(app, "Output").Flag("logits-hash", generate.logits_hash, "Hash the logits that tokens were drawn from");
+  Group(app, "Output")
+      .Flag("logits-hash", generate.logits_hash, "Hash the logits that tokens were drawn from");
 }
 
 void AddScore(CLI::App* app, ScoreOptions& score) {
   AddHead(app, score.head, "Directory of a checkpoint", false);
   Group group(app, "Scoring");
-  group.Add("tokens-json", score.tokens_json, "A file holding a JSON array of token ids")->required()->option_text("FILE (required)");
+  group.Add("tokens-json", score.tokens_json, "A file holding a JSON array of token ids")
+      ->required()
+      ->option_text("FILE (required)");
   group.AddDefault("top", score.top, "Candidates per position")->check(Whole(0, 1000))->option_text("N [0]");
-  group.AddDefault("drafts", score.drafts, "Tokens the MTP layer drafts at each position")->check(Whole(0, 16))->option_text("K [0]");
+  group.AddDefault("drafts", score.drafts, "Tokens the MTP layer drafts at each position")
+      ->check(Whole(0, 16))
+      ->option_text("K [0]");
   AddJson(app, score.json);
 }
 
@@ -253,13 +313,20 @@ void AddVerify(CLI::App* app, VerifyOptions& verify) {
   verify.head.options.draft = "4";
   AddHead(app, verify.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head", true);
   AddPrompt(app, verify.prompt, false, false);
-  Group(app, "Prompt").AddDefault("max-tokens", verify.max_tokens, "Tokens per comparison")->check(Whole(1, kMany))->option_text("N [64]");
+  Group(app, "Prompt")
+      .AddDefault("max-tokens", verify.max_tokens, "Tokens per comparison")
+      ->check(Whole(1, kMany))
+      ->option_text("N [64]");
   AddJson(app, verify.json);
 }
 
 void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   AddHead(app, bench.head, "Directory of a checkpoint", true);
-  Group(app, "Measuring").Add("rows", bench.rows, "Rows per step, comma separated")->delimiter(',')->check(Whole(1, 65536))->option_text("N,N,..");
+  Group(app, "Measuring")
+      .Add("rows", bench.rows, "Rows per step, comma separated")
+      ->delimiter(',')
+      ->check(Whole(1, 65536))
+      ->option_text("N,N,..");
   AddJson(app, bench.json);
 }
 
@@ -268,14 +335,19 @@ void AddTokenize(CLI::App* app, TokenizeOptions& tokenize, bool& no_parse_specia
   Group group(app, "Input");
   const std::vector<CLI::Option*> sources = {
       group.Add("text", tokenize.text, "The text itself")->option_text("TEXT"),
-      group.Add("text-file", tokenize.text_file, "A file of UTF-8 text, every byte of it")->option_text("FILE"),
-      group.Add("decode-json", tokenize.decode_json, "A file holding a JSON array of token ids, to be turned into text")->option_text("FILE")};
+      group.Add("text-file", tokenize.text_file, "A file of UTF-8 text, every byte of it")
+          ->option_text("FILE"),
+      group
+          .Add("decode-json", tokenize.decode_json,
+               "A file holding a JSON array of token ids, to be turned into text")
+          ->option_text("FILE")};
   group.Flag("no-parse-special", no_parse_special, "Read special tokens in the text as plain text");
   AddJson(app, tokenize.json);
   app->callback([sources, &tokenize, &no_parse_special] {
     int given = 0;
     for (const CLI::Option* source : sources) given += source->count() > 0 ? 1 : 0;
-    if (given != 1) throw CLI::ValidationError("input", "give one of --text TEXT, --text-file FILE, --decode-json FILE");
+    if (given != 1)
+      throw CLI::ValidationError("input", "give one of --text TEXT, --text-file FILE, --decode-json FILE");
     tokenize.parse_special = !no_parse_special;
   });
 }
@@ -289,11 +361,20 @@ void AddStatus(CLI::App* app, StatusOptions& status) {
 }
 
 void AddSynth(CLI::App* app, SynthOptions& synth) {
-  app->add_option("out", synth.out, "Directory to write")->required()->envname("PACELINE_OUT")->type_name("OUT")->group("Arguments");
+  app->add_option("out", synth.out, "Directory to write")
+      ->required()
+      ->envname("PACELINE_OUT")
+      ->type_name("OUT")
+      ->group("Arguments");
   Group group(app, "Model");
   const std::vector<std::string> shapes = {"Qwen3.5-122B-A10B", "Qwen3.5-35B-A3B", "Qwen3.5-397B-A17B"};
-  group.Choice("like", synth.like, shapes, "Whose shape")->required()->option_text("Qwen3.5-122B-A10B|Qwen3.5-35B-A3B|Qwen3.5-397B-A17B (required)");
-  group.Add("layers", synth.layers, "Layers to write")->required()->check(Whole(1, 1000))->option_text("N (required)");
+  group.Choice("like", synth.like, shapes, "Whose shape")
+      ->required()
+      ->option_text("Qwen3.5-122B-A10B|Qwen3.5-35B-A3B|Qwen3.5-397B-A17B (required)");
+  group.Add("layers", synth.layers, "Layers to write")
+      ->required()
+      ->check(Whole(1, 1000))
+      ->option_text("N (required)");
   group.Choice("format", synth.format, {"hybrid", "int4", "bf16"},
                "hybrid: experts INT4, other projections FP8; int4: AutoRound's composition; bf16: all of it");
   group.Flag("mtp", synth.mtp, "With a drafting layer");
@@ -348,7 +429,8 @@ std::string Suggestion(CLI::App* app) {
         for (const std::string& name : option->get_lnames()) words.push_back("--" + name);
       }
     } else {
-      for (const CLI::App* sub : app->get_subcommands([](CLI::App*) { return true; })) words.push_back(sub->get_name());
+      for (const CLI::App* sub : app->get_subcommands([](CLI::App*) { return true; }))
+        words.push_back(sub->get_name());
     }
     const std::string near = Nearest(extra.substr(0, extra.find('=')), words);
     return "unknown " + std::string(extra.front() == '-' ? "flag " : "argument ") + extra +
@@ -384,7 +466,9 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   root.get_formatter()->column_width(kHelpColumn);
   root.set_version_flag("--version", "paceline " PACELINE_VERSION);
   root.require_subcommand(1);
-  root.footer("paceline COMMAND --help shows a command's flags. Each has an environment twin: --grpc-port is PACELINE_GRPC_PORT.");
+  root.footer(
+      "paceline COMMAND --help shows a command's flags. Each has an environment twin: --grpc-port is "
+      "PACELINE_GRPC_PORT.");
 
   ServeOptions serve;
   WorkerOptions worker;
@@ -398,14 +482,18 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   bool no_parse_special = false;
   bool worker_insecure_links = false;
 
-  CLI::App* serve_app = root.add_subcommand("serve", "Run the head: serve a model, with workers here or elsewhere");
+  CLI::App* serve_app =
+      root.add_subcommand("serve", "Run the head: serve a model, with workers here or elsewhere");
   CLI::App* worker_app = root.add_subcommand("worker", "Join a head and hold a share of its experts");
-  CLI::App* generate_app = root.add_subcommand("generate", "Continue one prompt, from a directory or a running head");
+  CLI::App* generate_app =
+      root.add_subcommand("generate", "Continue one prompt, from a directory or a running head");
   CLI::App* score_app = root.add_subcommand("score", "Log-probabilities of given tokens");
-  CLI::App* verify_app = root.add_subcommand("verify", "Prove on this machine or cluster that tokens are equal however they are computed");
+  CLI::App* verify_app = root.add_subcommand(
+      "verify", "Prove on this machine or cluster that tokens are equal however they are computed");
   CLI::App* bench_app = root.add_subcommand("bench", "Measure");
   bench_app->require_subcommand(1);
-  CLI::App* step_app = bench_app->add_subcommand("step", "Whole model steps, as a share of the read bandwidth");
+  CLI::App* step_app =
+      bench_app->add_subcommand("step", "Whole model steps, as a share of the read bandwidth");
   CLI::App* tokenize_app = root.add_subcommand("tokenize", "Text to token ids, or back");
   CLI::App* status_app = root.add_subcommand("status", "What runs where");
   CLI::App* synth_app = root.add_subcommand("synth", "Make a random checkpoint with a real model's shapes");

@@ -1,6 +1,7 @@
 // What a command line asks for, as plain structs: the other files of this room never see the parser.
-// Names, defaults and meanings of flags: docs/contracts of the command line (`paceline COMMAND --help`). Every flag has an
-// environment twin, PACELINE_ and the flag's name in capitals with _ for -; a flag wins over its twin.
+// Names, defaults and meanings of flags: docs/contracts of the command line (`paceline COMMAND --help`).
+// Every flag has an environment twin, PACELINE_ and the flag's name in capitals with _ for -; a flag wins
+// over its twin.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,7 @@ struct ClusterOptions {
   std::string placement = "contiguous";  // contiguous, strided, sliced, or a file of rules
   std::string link = "tcp";              // loopback, tcp, ucx, nccl
   bool insecure_links = false;
-  std::string simulate_link;             // "rtt=500us,jitter=50us,bandwidth=10Gbit,seed=1"; empty: none
+  std::string simulate_link;  // "rtt=500us,jitter=50us,bandwidth=10Gbit,seed=1"; empty: none
   bool head_split = false;
   int heartbeat_timeout_ms = 900;
 };
@@ -54,15 +55,15 @@ struct ServeOptions {
   int http_port = 8000;
   int grpc_port = 50051;
   int join_port = 7400;
-  int nodes = 0;                    // the head counted; 0: 1 + local_workers
-  int join_timeout_s = 0;           // 0: wait for workers without end
+  int nodes = 0;           // the head counted; 0: 1 + local_workers
+  int join_timeout_s = 0;  // 0: wait for workers without end
 };
 
 struct WorkerOptions {
-  std::string join;                 // HOST:PORT
+  std::string join;  // HOST:PORT
   std::string model;
-  std::string name;                 // empty: HOSTNAME-PID
-  int rank = 0;                     // taken if free; 0: any
+  std::string name;  // empty: HOSTNAME-PID
+  int rank = 0;      // taken if free; 0: any
   int dial_timeout_s = 60;
   int rejoin_timeout_s = 60;
   ComputeOptions compute;
@@ -83,7 +84,7 @@ struct SamplingFlags {
 };
 
 struct GenerateOptions {
-  HeadOptions head;                 // head.model: a directory, or grpc://HOST:PORT
+  HeadOptions head;  // head.model: a directory, or grpc://HOST:PORT
   PromptOptions prompt;
   std::optional<int64_t> max_tokens;
   SamplingFlags sampling;
@@ -101,7 +102,7 @@ struct ScoreOptions {
 };
 
 struct VerifyOptions {
-  HeadOptions head;                 // head.model: a directory, or grpc://HOST:PORT
+  HeadOptions head;  // head.model: a directory, or grpc://HOST:PORT
   PromptOptions prompt;
   int64_t max_tokens = 64;
   bool json = false;
@@ -109,7 +110,7 @@ struct VerifyOptions {
 
 struct BenchStepOptions {
   HeadOptions head;
-  std::vector<int> rows;            // per step; empty: the bench's own list
+  std::vector<int> rows;  // per step; empty: the bench's own list
   bool json = false;
 };
 
@@ -131,7 +132,7 @@ struct SynthOptions {
   std::string out;
   std::string like;
   int layers = 0;
-  std::string format = "hybrid";    // hybrid, int4, bf16
+  std::string format = "hybrid";  // hybrid, int4, bf16
   bool mtp = false;
   uint64_t seed = 1;
 };

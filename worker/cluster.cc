@@ -82,6 +82,12 @@ absl::Status Cluster::Listen() {
   return absl::OkStatus();
 }
 
+void Cluster::ExpectLosses() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  losses_expected_ = true;
+  on_change_ = nullptr;
+}
+
 void Cluster::Shutdown() {
   {
     std::unique_lock<std::mutex> lock(mutex_);
@@ -324,7 +330,7 @@ void Cluster::Lose(RankId rank, const std::string& why, std::unique_lock<std::mu
   if (link) link->Abort(lost);
   Publish();
   Changed(lock);
-  const bool quiet = stopping_;
+  const bool quiet = stopping_ || losses_expected_;
   lock.unlock();
   if (channel) channel->Close();
   if (!quiet) Log(std::string(lost.message()));

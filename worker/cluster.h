@@ -78,6 +78,8 @@ class Cluster final : public ClusterView, public PeerSource, public JoinHost {
   ClusterFacts Facts() const override;
   void SetHeadFacts(const NodeFacts& head);
 
+  // The owner is about to end its local workers: their loss is no news.
+  void ExpectLosses();
   // Ends every membership and stops listening. The destructor does it too.
   void Shutdown();
 
@@ -118,6 +120,7 @@ class Cluster final : public ClusterView, public PeerSource, public JoinHost {
   absl::Status fatal_;
   std::function<void()> on_change_;
   bool stopping_ = false;
+  bool losses_expected_ = false;
   std::atomic<bool> stop_{false};
   std::atomic<uint64_t> version_{0};
 

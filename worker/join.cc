@@ -30,13 +30,14 @@ absl::StatusOr<Placement> PlacementOf(const Share& share, std::vector<LayerShape
   Placement placement(Epoch(0), share.ranks, std::move(layers));
   for (const HeldGroups& held : share.held) {
     const auto layer = static_cast<size_t>(held.layer.value());
-    const bool known = layer < placement.layers().size() && held.expert.value() < placement.layers()[layer].experts &&
+    const bool known = layer < placement.layers().size() &&
+                       held.expert.value() < placement.layers()[layer].experts &&
                        held.first_group + held.groups <= placement.layers()[layer].groups;
     if (!known) {
-      return Error(errors::kFrame, absl::StrCat("the head assigned expert ", held.expert.value(), " of layer ", layer,
-                                                ", groups ", held.first_group, " to ",
-                                                held.first_group + held.groups - 1,
-                                                ", which this model does not have"));
+      return Error(errors::kFrame,
+                   absl::StrCat("the head assigned expert ", held.expert.value(), " of layer ", layer,
+                                ", groups ", held.first_group, " to ", held.first_group + held.groups - 1,
+                                ", which this model does not have"));
     }
     placement.Assign(held.layer, held.expert, held.first_group, held.groups, {share.rank});
   }

@@ -73,8 +73,8 @@ struct Share {
 // The share of `rank` in `placement`.
 Share ShareOf(const Placement& placement, RankId rank, const ContractOptions& contract);
 
-// The table a worker loads by: its share, everything else on the head. `layers` are those of its own checkpoint; NET-004
-// when the share names a layer, expert or group they lack.
+// The table a worker loads by: its share, everything else on the head. `layers` are those of its own
+// checkpoint; NET-004 when the share names a layer, expert or group they lack.
 absl::StatusOr<Placement> PlacementOf(const Share& share, std::vector<LayerShape> layers);
 
 // A worker's place: its share and the way to the head.

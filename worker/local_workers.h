@@ -30,8 +30,8 @@ struct LocalWorkersConfig {
 // Owned by one thread, which must live as long as the workers are wanted: the kernel ends them when it exits.
 class LocalWorkers {
  public:
-  // Starts `count` children called local-1.., who ask for ranks 1.. Their stderr is this process's. NET-002 when a process cannot be
-  // started.
+  // Starts `count` children called local-1.., who ask for ranks 1.. Their stderr is this process's. NET-002
+  // when a process cannot be started.
   static absl::StatusOr<std::unique_ptr<LocalWorkers>> Spawn(const LocalWorkersConfig& config);
   // Ends them: SIGTERM, after two seconds SIGKILL.
   ~LocalWorkers();
