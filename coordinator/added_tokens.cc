@@ -68,7 +68,7 @@ AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens)
       if (added) token_at_.push_back(-1);
       node = it->second;
     }
-    token_at_[node] = static_cast<int>(i);
+    if (token_at_[node] < 0) token_at_[node] = static_cast<int>(i);
   }
 }
 

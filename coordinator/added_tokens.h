@@ -31,7 +31,7 @@ struct TextSpan {
 class AddedTokenMatcher {
  public:
   AddedTokenMatcher() = default;
-  // A content that stands twice: the last one counts. Empty contents are ignored.
+  // A content that stands twice: the first one counts. Empty contents are ignored.
   explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
 
   // Appends the spans of `text` to `spans`. `skip_special`: special tokens stay text, and what they cover is

@@ -231,12 +231,6 @@ class Rewriter {
         escape.set = CodePointSet(kSpaceRanges);
         if (c == 'S') escape.set.Invert();
         return escape;
-      case 'w':
-      case 'W':
-        escape.is_set = true;
-        escape.set = CodePointSet(kWordRanges);
-        if (c == 'W') escape.set.Invert();
-        return escape;
       case 'd':
       case 'D':
         escape.is_set = true;

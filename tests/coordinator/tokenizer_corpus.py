@@ -112,7 +112,7 @@ def variants(spec):
 
     patterns = {
         "gpt-4": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
-        "cases": r"[\p{Lu}\p{Lt}]+[\p{Ll}\p{Lm}]*|\P{L}(?=\d)|[^\S\n]{2,3}|\p{^M}\p{Mn}|(?i:[k-m\u03C3]+)|(?i:\x{3C9}\u00E5)|\W$|\D{,2}|^",
+        "cases": r"[\p{Lu}\p{Lt}]+[\p{Ll}\p{Lm}]*|\P{L}(?=\d)|[^\S\n]{2,3}|\p{^M}\p{Mn}|(?i:[k-m\u03C3]+)|(?i:\x{3C9}\u00E5)|\S$|\D{,2}|^",
         "deepseek": r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         "empty": r"x*|(?<=a)b?|[\u4e00-\u9fa5\u3040-\u309f]+",
     }

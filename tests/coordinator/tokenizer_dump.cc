@@ -1,8 +1,8 @@
 // Encodes many texts in one process, for tests/coordinator/tokenizer_corpus.py.
 //   tokenizer_dump FOLDER < requests > answers
-// A request is a flag byte ('s': special tokens are parsed, 'p': they are plain text), the text's length in bytes as a
-// little-endian uint32, and the text. The answer is one line: the ids, or "error: ...". `tokenizer_dump --nfc` answers
-// with the normalised text in hexadecimal instead.
+// A request is a flag byte ('s': special tokens are parsed, 'p': they are plain text), the text's length in
+// bytes as a little-endian uint32, and the text. The answer is one line: the ids, or "error: ...".
+// `tokenizer_dump --nfc` answers with the normalised text in hexadecimal instead.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>

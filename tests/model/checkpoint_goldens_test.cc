@@ -111,5 +111,16 @@ TEST(CheckpointGoldens, SoundFoldersOpenAndReadWhole) {
   }
 }
 
+TEST(CheckpointGoldens, TheDemoModelIsInt4WithItsMtpLayer) {
+  const auto opened = Checkpoint::Open(PACELINE_SOURCE_DIR "/deploy/demo-model");
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_TRUE(ReadEverything(**opened).ok()) << ReadEverything(**opened);
+  EXPECT_TRUE((*opened)->warnings().empty());
+  EXPECT_EQ((*opened)->config().mtp_layers, 1);
+  EXPECT_EQ((*opened)->DescribeLinear("mtp.fc")->format, kernels::WeightFormat::kInt4);
+  EXPECT_EQ((*opened)->DescribeLinear("lm_head")->format, kernels::WeightFormat::kBF16);
+  EXPECT_TRUE((*opened)->ReadExpert("layers.7.mlp", 15)->down.zeros.empty());
+}
+
 }  // namespace
 }  // namespace paceline

@@ -79,7 +79,7 @@ std::vector<int32_t> PagesFor(int64_t positions, int32_t first) {
 
 }  // namespace
 
-absl::StatusOr<Scores> ScoreText(LocalTrunk& trunk, const std::vector<TokenId>& tokens, int32_t chunk, int32_t top, SequenceId sequence) {
+absl::StatusOr<Scores> ScoreText(LocalTrunk& trunk, const std::vector<TokenId>& tokens, int32_t chunk, int32_t top, SequenceId sequence, bool release) {
   Scores scores;
   const int64_t n = static_cast<int64_t>(tokens.size());
   for (int64_t first = 0; first < n; first += chunk) {
@@ -94,7 +94,7 @@ absl::StatusOr<Scores> ScoreText(LocalTrunk& trunk, const std::vector<TokenId>& 
     for (RowResult& r : result.sequences[0].rows) scores.rows.push_back(std::move(r));
     scores.logits_hash = result.sequences[0].logits_hash;
   }
-  trunk.Release(sequence);
+  if (release) trunk.Release(sequence);
   return scores;
 }
 

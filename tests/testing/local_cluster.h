@@ -56,7 +56,7 @@ struct Scores {
   std::vector<RowResult> rows;  // row i predicts token i + 1
   std::string logits_hash;
 };
-absl::StatusOr<Scores> ScoreText(LocalTrunk& trunk, const std::vector<TokenId>& tokens, int32_t chunk, int32_t top, SequenceId sequence = SequenceId(1));
+absl::StatusOr<Scores> ScoreText(LocalTrunk& trunk, const std::vector<TokenId>& tokens, int32_t chunk, int32_t top, SequenceId sequence = SequenceId(1), bool release = true);
 
 // Greedy or sampled continuation: the prompt in chunks, then one row a step. Stops after `count` tokens or at one of `ends`.
 absl::StatusOr<std::vector<TokenId>> Continue(LocalTrunk& trunk, const std::vector<TokenId>& prompt, int32_t count, const std::vector<TokenId>& ends,

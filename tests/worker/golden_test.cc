@@ -39,6 +39,34 @@ TEST_P(GoldenTest, ReferenceBackendMatchesTheOfficialImplementation) {
   }
 }
 
+TEST_P(GoldenTest, DraftsAreThoseOfTheMtpLayer) {
+  const GoldenCase& c = GetParam();
+  const auto checkpoint = Checkpoint::Open(c.directory);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto cluster = LocalCluster::Start(**checkpoint, LocalClusterOptions{});
+  ASSERT_TRUE(cluster.ok()) << cluster.status();
+  LocalTrunk& trunk = (*cluster)->trunk();
+  for (const GoldenPrompt& p : c.prompts) {
+    std::vector<TokenId> text = p.prompt;
+    text.insert(text.end(), p.continuation.begin(), p.continuation.end());
+    if (p.drafts.empty()) {
+      EXPECT_FALSE(trunk.info().has_mtp) << c.name;
+      continue;
+    }
+    trunk.KeepHidden(SequenceId(1));
+    ASSERT_TRUE(testing::ScoreText(trunk, text, 17, 0, SequenceId(1), /*release=*/false).ok());
+    const auto drafts = trunk.Drafts(**checkpoint, SequenceId(1), text, 4);
+    ASSERT_TRUE(drafts.ok()) << drafts.status();
+    trunk.Release(SequenceId(1));
+    ASSERT_EQ(drafts->size(), p.drafts.size());
+    for (size_t i = 0; i < p.drafts.size(); ++i) {
+      const std::vector<TokenId> got((*drafts)[i].begin(), (*drafts)[i].begin() + p.drafts_sure[i]);
+      const std::vector<TokenId> want(p.drafts[i].begin(), p.drafts[i].begin() + p.drafts_sure[i]);
+      EXPECT_EQ(got, want) << c.name << " drafts after position " << i;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest, ::testing::ValuesIn(testing::GoldenCases()), [](const auto& info) {
   std::string name = info.param.name;
   for (char& ch : name) ch = ch == '-' ? '_' : ch;
