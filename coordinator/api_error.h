@@ -34,6 +34,7 @@ struct ErrorFacts {
 };
 
 absl::Status WithReason(absl::Status status, std::string_view reason);
+absl::Status WithField(absl::Status status, std::string_view field);
 absl::Status WithMetadata(absl::Status status, std::string_view key, std::string_view value);
 
 // REQ-001 about the request's field `field` ("sampling.top_p").

@@ -327,6 +327,11 @@ TEST_F(EngineTest, StopEndsWhatRuns) {
   ASSERT_TRUE(engine.Submit(Ids({1}, 1000), queue).ok());
   at_gate_.acquire();
   std::thread stopper([&] { engine.Stop(); });
+  // The step is held until the engine refuses new requests, so the request cannot end on its own first.
+  const auto refusal = [&] {
+    return engine.Submit(Ids({1}, 1), std::make_shared<GenerationQueue>()).status();
+  };
+  while (FactsOf(refusal()).reason != reasons::kDraining) std::this_thread::yield();
   gate_.release(1 << 19);
   stopper.join();
   const GenerationEnd end = Drain(*queue);
