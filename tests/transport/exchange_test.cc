@@ -399,6 +399,27 @@ TEST_F(ByHand, LateDuplicateAndForeignAnswersAreDroppedAndCounted) {
   EXPECT_EQ(exchange_->dropped(), 2 * 9);
 }
 
+TEST_F(ByHand, ADuplicateWhileItsBlockIsStillOpenIsNotAddedTwice) {
+  ASSERT_TRUE(Send(1, 0).ok());
+  ASSERT_TRUE(Send(1, 1).ok());
+  const FrameKey first = Next(1).key;
+  Answer(1, first);
+  Answer(1, first);
+  Answer(1, Next(1).key);
+  const FrameKey other = Next(2).key;
+  FrameKey foreign = other;
+  foreign.epoch = 3;
+  Answer(2, foreign);  // each costs a round of polling, in which the duplicate is met
+  Answer(2, foreign);
+  Answer(2, other);
+  Answer(2, Next(2).key);
+  for (const int block : {0, 1}) {
+    ASSERT_TRUE(Receive(1, block).ok());
+    EXPECT_TRUE(got_ == Expected(LayerId(2), rows_.block(), parts_)) << block;
+  }
+  EXPECT_EQ(exchange_->dropped(), 3);
+}
+
 TEST_F(ByHand, AnAnswerOfTheWrongShapeOrABrokenFrameFailsTheStepByName) {
   for (int fault = 0; fault < 4; ++fault) {
     ASSERT_TRUE(Send(10 + fault, 0).ok());
