@@ -61,7 +61,7 @@ class SimulatedLink final : public Link {
     const absl::Status pumped = Pump();
     if (abort_.raised() || (!pumped.ok() && in_.queue.empty())) return;
     const TimePoint now = clock_.Now();
-    Duration sleep = deadline - now;
+    Duration sleep = std::min<Duration>(deadline - now, std::chrono::hours(1));
     for (const Direction* d : {&out_, &in_}) {
       if (!d->queue.empty()) sleep = std::min(sleep, d->queue.front().due - now - kSleepError);
     }

@@ -47,6 +47,7 @@ class Context {
       if (chosen.find(shared_memory) != chosen.npos) setenv("UCX_POSIX_ERROR_HANDLING", "y", 0);
     }
     setenv("UCX_RNDV_THRESH", "256K", 0);
+    setenv("UCX_TCP_CM_REUSEADDR", "y", 0);  // a head that restarts finds its port
     ucp_config_t* config = nullptr;
     if (const ucs_status_t bad = ucp_config_read(nullptr, nullptr, &config); bad != UCS_OK) {
       return UcxFailed(errors::kLinkAbsent, "reading its configuration failed", bad);

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "transport/frame.h"
 #include "transport/link.h"
+#include "transport/simulated_link.h"
 
 namespace paceline {
 namespace {
@@ -399,6 +400,27 @@ TEST_F(ByHand, LateDuplicateAndForeignAnswersAreDroppedAndCounted) {
   EXPECT_EQ(exchange_->dropped(), 2 * 9);
 }
 
+TEST_F(ByHand, ADuplicateWhileItsBlockIsStillOpenIsNotAddedTwice) {
+  ASSERT_TRUE(Send(1, 0).ok());
+  ASSERT_TRUE(Send(1, 1).ok());
+  const FrameKey first = Next(1).key;
+  Answer(1, first);
+  Answer(1, first);
+  Answer(1, Next(1).key);
+  const FrameKey other = Next(2).key;
+  FrameKey foreign = other;
+  foreign.epoch = 3;
+  Answer(2, foreign);  // each costs a round of polling, in which the duplicate is met
+  Answer(2, foreign);
+  Answer(2, other);
+  Answer(2, Next(2).key);
+  for (const int block : {0, 1}) {
+    ASSERT_TRUE(Receive(1, block).ok());
+    EXPECT_TRUE(got_ == Expected(LayerId(2), rows_.block(), parts_)) << block;
+  }
+  EXPECT_EQ(exchange_->dropped(), 3);
+}
+
 TEST_F(ByHand, AnAnswerOfTheWrongShapeOrABrokenFrameFailsTheStepByName) {
   for (int fault = 0; fault < 4; ++fault) {
     ASSERT_TRUE(Send(10 + fault, 0).ok());
@@ -438,6 +460,42 @@ TEST_F(ByHand, PartsWithoutRoutesSendNothing) {
   ASSERT_TRUE(Receive(1, 0).ok());
   EXPECT_TRUE(got_ == Sums());
   EXPECT_EQ(exchange_->bytes(), 0);
+}
+
+TEST(SimulatedExchangeTest, DamageOnTheWireIsRefusedByNameAndTheSumsStayRight) {
+  auto [head, worker] = LoopbackPair();
+  std::thread server([link = std::move(worker)] {
+    KnownFunction handler;
+    (void)ServeExchange(*link, handler,
+                        {.epoch = Epoch(1), .head = 0, .yield = true, .stop = {}, .progress = {}});
+  });
+  auto exchange = MakeExchange({.yield = true, .on_wait = {}});
+  // Requests and answers alternate on the wire: message 3 is the second answer.
+  exchange->SetPeers(
+      Epoch(1),
+      {{.rank = RankId(1),
+        .name = "far",
+        .link = WrapSimulated(
+            std::move(head),
+            {.rtt = std::chrono::microseconds(300), .bandwidth = 1e9, .seed = 5, .corrupt_message_index = 3},
+            Clock::Real()),
+        .lost = {}}});
+  const Rows rows(RowFormat::kInt16Group128, 7, 1);
+  const std::vector<Part> parts = PartsFor(1, 7, 0);
+  for (int step = 0; step < 4; ++step) {
+    ASSERT_TRUE(exchange->SendExperts(StepId(step), LayerId(1), 0, rows.block(), parts).ok());
+    Sums got;
+    const absl::Status received = exchange->ReceiveExperts(StepId(step), LayerId(1), 0, got.into());
+    if (step == 1) {
+      EXPECT_THAT(Text(received), AllOf(HasSubstr("NET-004"), HasSubstr("worker far (rank 1)"))) << received;
+      EXPECT_TRUE(got == Sums());
+    } else {
+      ASSERT_TRUE(received.ok()) << received;
+      EXPECT_TRUE(got == Expected(LayerId(1), rows.block(), parts));
+    }
+  }
+  exchange.reset();
+  server.join();
 }
 
 class Impatient : public ByHand {
