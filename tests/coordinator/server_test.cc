@@ -79,6 +79,14 @@ class ServerTest : public ::testing::Test {
   }
 
   void Ready() { ASSERT_TRUE(server_->ProveReady(kLimit).ok()); }
+  // Room for a request that cannot end on its own while a test runs: kEndless tokens.
+  static constexpr uint32_t kEndless = 500'000;
+  static TrunkInfo LongInfo() {
+    TrunkInfo info = FakeTrunk::SmallInfo();
+    info.context = 1 << 20;
+    info.pages = 5000;
+    return info;
+  }
   // Steps run one by one, each after a release of the gate.
   void Gate() {
     trunk_.before_step = [this](const StepPlan&) {
@@ -127,7 +135,7 @@ class ServerTest : public ::testing::Test {
   }
 
   FakeTokenizer tokenizer_{{"a", "b", "c"}};
-  FakeTrunk trunk_{FakeTrunk::SmallInfo(), 64, FakeTrunk::Hash(100)};
+  FakeTrunk trunk_{LongInfo(), 64, FakeTrunk::Hash(100)};
   FakeCluster cluster_;
   std::counting_semaphore<1 << 20> gate_{0};
   std::counting_semaphore<1 << 20> at_gate_{0};
@@ -260,7 +268,7 @@ TEST_F(ServerTest, TheEndOfTheStreamFreesTheSlot) {
   Ready();
   grpc::ClientContext context;
   pb::GenerateStreamRequest request;
-  *request.mutable_request() = Request(1000);
+  *request.mutable_request() = Request(kEndless);
   Gate();
   const auto stream = stub_->GenerateStream(&context, request);
   pb::GenerateStreamResponse event;
@@ -281,7 +289,7 @@ TEST_F(ServerTest, ADeadlineEndsTheRequest) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(50));
   pb::GenerateResponse response;
-  const grpc::Status status = stub_->Generate(&context, Request(500), &response);
+  const grpc::Status status = stub_->Generate(&context, Request(kEndless), &response);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   gate_.release(1 << 18);
   AwaitIdle();
@@ -318,7 +326,7 @@ TEST_F(ServerTest, WhatCannotBeIsNamed) {
   request.set_model("another");
   EXPECT_EQ(Refusal(request).error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_EQ(reason_of(request).reason, "MODEL_NOT_FOUND");
-  request = Request(5000);
+  request = Request(2'000'000);
   EXPECT_EQ(reason_of(request).reason, "CONTEXT_LENGTH_EXCEEDED");
   EXPECT_EQ(reason_of(request).metadata.at("promptTokens"), "2");
   request = Request(1);
@@ -447,7 +455,7 @@ TEST_F(ServerTest, OurClientGeneratesTokenizesAndAsksForStatus) {
   EXPECT_EQ(result->end.fingerprint, "f00d");
   EXPECT_EQ(result->tokens[0].logprob, -0.5f);
 
-  request.stopping.max_tokens = 1000;
+  request.stopping.max_tokens = kEndless;
   const auto cancelled = client.Generate(request, [](const GeneratedToken&) { return false; });
   ASSERT_TRUE(cancelled.ok()) << cancelled.status();
   EXPECT_EQ(cancelled->end.reason, FinishReason::kCancelled);
