@@ -1,0 +1,170 @@
+"""The public gRPC API of a head with two worker processes, seen from Python: tokens, seeds, streams, errors."""
+import harness
+from harness import SERVING, Client, Head, api, cli_generate, error_details, grpc, prompt, request, stream_ids
+
+
+class Api(harness.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.head = Head("--local-workers", 2).wait_ready()
+        cls.addClassCleanup(cls.head.close)
+        cls.api = Client(cls.head.grpc)
+        cls.addClassCleanup(cls.api.close)
+
+    def test_greedy_tokens_are_those_of_one_process(self):
+        for ids in (prompt(1), prompt(40), prompt(300)):
+            alone = cli_generate(ids, "--max-tokens", 40, "--temperature", 0)
+            answer = self.api.generate(request(ids, max_tokens=40))
+            output = answer.outputs[0]
+            self.assertEqual([t.id for t in output.tokens], alone["token_ids"])
+            self.assertEqual(output.text, alone["text"])
+            self.assertEqual(output.reason, api.FINISH_REASON_LENGTH)
+            self.assertEqual(answer.completed.usage.prompt_tokens, len(ids))
+            self.assertEqual(answer.completed.usage.completion_tokens, 40)
+            self.assertEqual(answer.completed.cluster.nodes, 3)
+            self.assertEqual(answer.completed.cluster.fingerprint, alone["cluster"]["fingerprint"])
+
+    def test_stream_says_the_same_in_order(self):
+        whole = self.api.generate(request())
+        events = list(self.api.stream(request()))
+        kinds = [e.WhichOneof("event") for e in events]
+        self.assertEqual(kinds[0], "started")
+        self.assertEqual(kinds[-2:], ["finished", "completed"])
+        self.assertEqual(set(kinds[1:-2]), {"tokens"})
+        first = events[0].sequence
+        self.assertEqual([e.sequence for e in events], list(range(first, first + len(events))))
+        self.assertEqual(len({e.request_id for e in events}), 1)
+        self.assertEqual(events[0].started.prompt_tokens, len(prompt()))
+        self.assertEqual(stream_ids(events), [t.id for t in whole.outputs[0].tokens])
+        self.assertEqual("".join(t.text for e in events for t in e.tokens.tokens), whole.outputs[0].text)
+
+    def test_text_and_its_ids_are_one_prompt(self):
+        text = "abc def"
+        ids = list(self.api.inference.Tokenize(api.TokenizeRequest(text=text), timeout=harness.PATIENCE).ids)
+        self.assertTrue(ids)
+        by_text, by_ids = self.api.generate(request(text=text)), self.api.generate(request(ids))
+        self.assertEqual([t.id for t in by_text.outputs[0].tokens], [t.id for t in by_ids.outputs[0].tokens])
+
+    def test_a_seed_decides_the_tokens(self):
+        def sample(**kwargs):
+            answer = self.api.generate(request(max_tokens=64, temperature=1.0, **kwargs))
+            return [t.id for t in answer.outputs[0].tokens], answer.completed.seed
+
+        first, seed = sample(seed=11)
+        self.assertEqual(seed, 11)
+        self.assertEqual(sample(seed=11)[0], first)
+        self.assertNotEqual(sample(seed=12)[0], first)
+        drawn, seed = sample()
+        self.assertEqual(sample(seed=seed)[0], drawn)
+        # One table of defaults for the API and the command line: top-k and top-p come from generation_config.json.
+        alone = cli_generate(prompt(), "--max-tokens", 64, "--temperature", 1, "--seed", 11)
+        self.assertEqual(alone["token_ids"], first)
+        self.assertNotEqual(sample(seed=11, top_k=0, top_p=1.0)[0], first)
+
+    def test_requests_at_the_same_time_do_not_touch_each_other(self):
+        prompts = [prompt(5 + 9 * i, seed=i) for i in range(4)]
+        alone = [[t.id for t in self.api.generate(request(ids)).outputs[0].tokens] for ids in prompts]
+        calls = [self.api.inference.Generate.future(request(ids), timeout=harness.PATIENCE) for ids in prompts]
+        self.assertEqual([[t.id for t in call.result().outputs[0].tokens] for call in calls], alone)
+
+    def test_command_line_against_the_head(self):
+        here = cli_generate(prompt(), "--max-tokens", 24, "--temperature", 0)
+        there = cli_generate(prompt(), "--max-tokens", 24, "--temperature", 0, target=f"grpc://{self.head.grpc}")
+        for key in ("prompt_token_ids", "token_ids", "text", "finish_reason", "usage"):
+            self.assertEqual(there[key], here[key], key)
+        self.assertIsNone(there["logits_hash"])
+        self.assertEqual(there["cluster"]["nodes"], 3)
+
+    def test_status(self):
+        status = self.head.status()
+        self.assertEqual(status["state"], "ready")
+        self.assertEqual([n["role"] for n in status["nodes"]], ["head", "worker", "worker"])
+        self.assertEqual({n["state"] for n in status["nodes"]}, {"ready"})
+        self.assertEqual(len({n["pid"] for n in status["nodes"]}), 3)
+        self.assertEqual(len({n["fingerprint"] for n in status["nodes"]}), 1)
+        self.assertEqual(sum(n["leaves"] for n in status["nodes"]), 4 * 4 * 2)  # layers x experts x groups
+
+    def test_health_and_reflection(self):
+        from google.protobuf.descriptor_pool import DescriptorPool
+        from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+        self.assertEqual(self.api.check(), SERVING)
+        self.assertEqual(self.api.check("paceline.inference.v1.InferenceService"), SERVING)
+        reflection = ProtoReflectionDescriptorDatabase(self.api.channel)
+        services = reflection.get_services()
+        for name in ("paceline.inference.v1.InferenceService", "paceline.control.v1.ControlService", "grpc.health.v1.Health"):
+            self.assertIn(name, services)
+        service = DescriptorPool(reflection).FindServiceByName("paceline.inference.v1.InferenceService")
+        self.assertEqual({m.name for m in service.methods} >= {"Generate", "GenerateStream", "Tokenize"}, True)
+
+    def test_a_wrong_field_is_named(self):
+        def bad(change, **kwargs):
+            made = request(**kwargs)
+            change(made)
+            return made
+
+        cases = [
+            ("sampling.temperature", request(temperature=-1.0)),
+            ("sampling.top_p", request(top_p=1.5)),
+            ("sampling.min_p", request(min_p=-0.5)),
+            ("token_ids", request([1, 2, 400])),  # the vocabulary has 400 rows
+            ("token_ids", bad(lambda r: r.token_ids.SetInParent(), ids=[])),
+        ]
+        for field, made in cases:
+            with self.subTest(field=field):
+                error = self.refused(lambda m=made: self.api.generate(m))
+                self.assertEqual(error.code(), grpc.StatusCode.INVALID_ARGUMENT, error.details())
+                info, fields = error_details(error)
+                self.assertIsNotNone(info)
+                self.assertTrue(any(name.startswith(field) for name in fields), f"{field} not in {fields}")
+        error = self.refused(lambda: self.api.generate(request([1, 2, 400])))
+        self.assertIn("400", error.details())
+
+    def test_what_is_not_there_yet_says_so(self):
+        error = self.refused(lambda: self.api.generate(api.GenerateRequest(chat=api.ChatInput())))
+        self.assertEqual(error.code(), grpc.StatusCode.UNIMPLEMENTED, error.details())
+
+
+class Leaving(harness.TestCase):
+    """Requests that end before their last token, on a link slow enough that they surely would not have."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.head = Head("--local-workers", 1, *harness.SLOW_LINK).wait_ready()
+        cls.addClassCleanup(cls.head.close)
+        cls.api = Client(cls.head.grpc)
+        cls.addClassCleanup(cls.api.close)
+        cls.long = request(max_tokens=4000)
+
+    def test_a_client_that_leaves_frees_its_place(self):
+        stream = self.api.stream(self.long)
+        while not stream_ids([next(stream)]):
+            pass
+        stream.cancel()
+        self.api.wait_idle()
+        self.assertEqual(len(self.api.generate(request(max_tokens=4)).outputs[0].tokens), 4)
+
+    def test_a_deadline_ends_the_request(self):
+        error = self.refused(lambda: list(self.api.stream(self.long, timeout=0.5)))
+        self.assertEqual(error.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+        self.api.wait_idle()
+        self.assertEqual(len(self.api.generate(request(max_tokens=4)).outputs[0].tokens), 4)
+
+    def test_sigterm_leaves_no_process(self):
+        head = self.start(Head, "--local-workers", 2).wait_ready()
+        family = head.family()
+        self.assertEqual(len(family), 3)
+        self.assertIn(head.terminate(), (0, 143))
+        harness.wait_gone(family)
+        self.assertEqual(head.family(), [])
+
+    def test_a_killed_head_takes_its_workers_along(self):
+        head = self.start(Head, "--local-workers", 2).wait_ready()
+        family = head.family()
+        head.kill()
+        head.wait()
+        harness.wait_gone(family)
+        self.assertEqual(head.family(), [])
+
+
+if __name__ == "__main__":
+    harness.main()
