@@ -20,7 +20,8 @@ std::string ReasonOfCode(const absl::Status& status) {
   if (code == errors::kContextLength.id) return reasons::kContextLength;
   if (code == errors::kQueueFull.id) return reasons::kQueueFull;
   if (code == errors::kNonFinite.id) return reasons::kNonFinite;
-  if (code == errors::kNodeLost.id || code == errors::kUnreachable.id || code == errors::kTimeout.id) return reasons::kNodeLost;
+  if (code == errors::kNodeLost.id || code == errors::kUnreachable.id || code == errors::kTimeout.id)
+    return reasons::kNodeLost;
   if (status.code() == absl::StatusCode::kUnimplemented) return reasons::kFeatureDisabled;
   return reasons::kInternal;
 }
@@ -32,15 +33,18 @@ absl::Status WithReason(absl::Status status, std::string_view reason) {
   return status;
 }
 
+absl::Status WithField(absl::Status status, std::string_view field) {
+  status.SetPayload(kFieldUrl, absl::Cord(Absl(field)));
+  return status;
+}
+
 absl::Status WithMetadata(absl::Status status, std::string_view key, std::string_view value) {
   status.SetPayload(absl::StrCat(kMetadataUrl, Absl(key)), absl::Cord(Absl(value)));
   return status;
 }
 
 absl::Status FieldError(std::string_view field, std::string_view sentence) {
-  absl::Status status = Error(errors::kRequestField, absl::StrCat(Absl(field), ": ", Absl(sentence)));
-  status.SetPayload(kFieldUrl, absl::Cord(Absl(field)));
-  return status;
+  return WithField(Error(errors::kRequestField, absl::StrCat(Absl(field), ": ", Absl(sentence))), field);
 }
 
 ErrorFacts FactsOf(const absl::Status& status) {

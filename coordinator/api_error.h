@@ -1,5 +1,6 @@
-// Facts that travel with a status besides its sentence: the reason programs branch on, the field that was wrong, and a
-// few values by name. They ride as payloads of absl::Status, so they pass through code that knows nothing of them.
+// Facts that travel with a status besides its sentence: the reason programs branch on, the field that was
+// wrong, and a few values by name. They ride as payloads of absl::Status, so they pass through code that
+// knows nothing of them.
 #pragma once
 
 #include <map>
@@ -27,12 +28,13 @@ inline constexpr char kInternal[] = "INTERNAL";
 }  // namespace reasons
 
 struct ErrorFacts {
-  std::string reason;                           // never empty for a status that is not ok (and not a plain cancellation)
-  std::string field;                            // path of the request field at fault, or empty
+  std::string reason;  // never empty for a status that is not ok (and not a plain cancellation)
+  std::string field;   // path of the request field at fault, or empty
   std::map<std::string, std::string> metadata;
 };
 
 absl::Status WithReason(absl::Status status, std::string_view reason);
+absl::Status WithField(absl::Status status, std::string_view field);
 absl::Status WithMetadata(absl::Status status, std::string_view key, std::string_view value);
 
 // REQ-001 about the request's field `field` ("sampling.top_p").

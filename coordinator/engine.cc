@@ -21,7 +21,8 @@ constexpr size_t kMailboxItems = 1024;
 constexpr Duration kIdleWait = std::chrono::seconds(1);
 
 absl::Status Stopping() {
-  return WithReason(absl::UnavailableError("the head is stopping; send the request again when it is back"), reasons::kDraining);
+  return WithReason(absl::UnavailableError("the head is stopping; send the request again when it is back"),
+                    reasons::kDraining);
 }
 
 }  // namespace
@@ -77,10 +78,12 @@ absl::Status Engine::Degraded() const {
   const ClusterFacts facts = parts_.cluster->Facts();
   if (facts.degraded.empty()) return absl::OkStatus();
   const std::string_view code = CodeOf(facts.degraded);
-  return NameLostNode(code.empty() ? Error(errors::kNodeLost, facts.degraded) : absl::UnavailableError(facts.degraded));
+  return NameLostNode(code.empty() ? Error(errors::kNodeLost, facts.degraded)
+                                   : absl::UnavailableError(facts.degraded));
 }
 
-// Adds the lost worker as a fact a program can read: the node whose name the sentence contains, the longest such.
+// Adds the lost worker as a fact a program can read: the node whose name the sentence contains, the longest
+// such.
 absl::Status Engine::NameLostNode(absl::Status status) const {
   if (!absl::IsUnavailable(status)) return status;
   status = WithReason(std::move(status), reasons::kNodeLost);
@@ -113,7 +116,8 @@ absl::StatusOr<std::shared_ptr<GenerationTicket>> Engine::Submit(GenerateRequest
   }
   RETURN_IF_ERROR(CheckPrompt(spec.prompt, info_.vocab));
   if (parts_.tokenizer == nullptr && !request.stopping.stop_strings.empty()) {
-    return FieldError("stopping.stop_strings", "this model has no tokenizer, so no text to stop at; use stop_token_ids");
+    return FieldError("stopping.stop_strings",
+                      "this model has no tokenizer, so no text to stop at; use stop_token_ids");
   }
   ASSIGN_OR_RETURN(spec.sampling, ResolveSampling(request.sampling, defaults_, info_.vocab));
   ASSIGN_OR_RETURN(spec.max_tokens,
@@ -124,8 +128,8 @@ absl::StatusOr<std::shared_ptr<GenerationTicket>> Engine::Submit(GenerateRequest
 
   auto generation = std::make_unique<Generation>(
       parts_.tokenizer, StreamerOptions{defaults_.eos_token_ids, request.stopping, spec.max_tokens});
-  generation->request_id =
-      request.request_id.empty() ? absl::StrFormat("gen-%016x", spec.id.value()) : std::move(request.request_id);
+  generation->request_id = request.request_id.empty() ? absl::StrFormat("gen-%016x", spec.id.value())
+                                                      : std::move(request.request_id);
   generation->prompt = spec.prompt;
   generation->prompt_tokens = static_cast<int64_t>(spec.prompt.size());
   generation->seed = spec.sampling.seed;
@@ -147,10 +151,12 @@ absl::Status Engine::Warm(Duration limit) {
   WarmRequest request;
   std::future<absl::Status> done = request.done.get_future();
   if (!mailbox_.Push(std::move(request), deadline)) {
-    return Error(errors::kTimeout, "the engine took no request for a proof of readiness; it is stopped or overloaded");
+    return Error(errors::kTimeout,
+                 "the engine took no request for a proof of readiness; it is stopped or overloaded");
   }
   if (done.wait_until(deadline) != std::future_status::ready) {
-    return Error(errors::kTimeout, absl::StrFormat("no step proved the cluster ready within %.1f s", Seconds(limit)));
+    return Error(errors::kTimeout,
+                 absl::StrFormat("no step proved the cluster ready within %.1f s", Seconds(limit)));
   }
   return done.get();
 }
@@ -206,8 +212,8 @@ void Engine::Receive(Message message) {
   }
 }
 
-// Before a step: what was cancelled, what ran out of time before its first token, and, while an expert has no holder,
-// everything that waits.
+// Before a step: what was cancelled, what ran out of time before its first token, and, while an expert has no
+// holder, everything that waits.
 void Engine::DropUnwanted() {
   std::vector<std::pair<SequenceId, absl::Status>> gone;
   const TimePoint now = parts_.clock->Now();
@@ -215,8 +221,10 @@ void Engine::DropUnwanted() {
     if (generation->ticket->cancelled()) {
       gone.emplace_back(id, absl::OkStatus());
     } else if (!generation->first_token && generation->expired(now)) {
-      gone.emplace_back(id, WithReason(absl::DeadlineExceededError("the request's time_limit passed before its first token"),
-                                       reasons::kTimeLimit));
+      gone.emplace_back(
+          id,
+          WithReason(absl::DeadlineExceededError("the request's time_limit passed before its first token"),
+                     reasons::kTimeLimit));
     }
   }
   for (const auto& [id, status] : gone) End(id, status, FinishReason::kCancelled, {});

@@ -1,5 +1,6 @@
-// The engine: the loop that turns requests into steps and steps into tokens. One thread owns the scheduler and the
-// trunk; requests arrive by mailbox, tokens leave by sink. The API fronts and `generate DIR` use the same engine.
+// The engine: the loop that turns requests into steps and steps into tokens. One thread owns the scheduler
+// and the trunk; requests arrive by mailbox, tokens leave by sink. The API fronts and `generate DIR` use the
+// same engine.
 #pragma once
 
 #include <atomic>
@@ -45,17 +46,17 @@ struct EngineStats {
   int32_t pages_used = 0;
   int32_t pages_total = 0;
   int64_t steps = 0;
-  int64_t tokens = 0;           // generated
-  int64_t rows = 0;             // run, prompts included
+  int64_t tokens = 0;  // generated
+  int64_t rows = 0;    // run, prompts included
   ExchangeCounters exchange;
 };
 
 class Engine {
  public:
   struct Parts {
-    Trunk* trunk = nullptr;                  // the engine thread's alone between Start and Stop; outlives the engine
-    const Tokenizer* tokenizer = nullptr;    // may be null: then ids only, no text
-    const ClusterView* cluster = nullptr;    // may be null: then there is one node
+    Trunk* trunk = nullptr;  // the engine thread's alone between Start and Stop; outlives the engine
+    const Tokenizer* tokenizer = nullptr;  // may be null: then ids only, no text
+    const ClusterView* cluster = nullptr;  // may be null: then there is one node
     Clock* clock = &Clock::Real();
   };
 
@@ -70,14 +71,14 @@ class Engine {
   // Ends what runs with Unavailable (reason DRAINING) and joins the thread. Idempotent.
   void Stop();
 
-  // Checks the request and hands it over. On ok, `sink` will hear of it, OnFinished included; else it hears nothing.
-  // REQ-001 (names the field), REQ-002, REQ-004, NET-001 while an expert has no holder. Thread-safe.
+  // Checks the request and hands it over. On ok, `sink` will hear of it, OnFinished included; else it hears
+  // nothing. REQ-001 (names the field), REQ-002, REQ-004, NET-001 while an expert has no holder. Thread-safe.
   absl::StatusOr<std::shared_ptr<GenerationTicket>> Submit(GenerateRequest request,
                                                            std::shared_ptr<GenerationSink> sink);
 
-  // Proof that the cluster works: a step that draws a token and in which every worker answers a probe. Joins the step
-  // of running requests where there are any. NET-001 names the worker that did not answer, NET-005 when no such step
-  // came about within `limit`. Thread-safe.
+  // Proof that the cluster works: a step that draws a token and in which every worker answers a probe. Joins
+  // the step of running requests where there are any. NET-001 names the worker that did not answer, NET-005
+  // when no such step came about within `limit`. Thread-safe.
   absl::Status Warm(Duration limit);
 
   const TrunkInfo& info() const { return info_; }

@@ -8,7 +8,8 @@
 namespace paceline {
 namespace {
 
-// A step takes as long as it takes; the wait only has to wake now and then. The trunk's own deadlines end a dead step.
+// A step takes as long as it takes; the wait only has to wake now and then. The trunk's own deadlines end a
+// dead step.
 constexpr Duration kLook = std::chrono::seconds(1);
 
 }  // namespace

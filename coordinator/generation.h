@@ -27,13 +27,14 @@ struct GenerationResult {
   std::vector<TokenId> token_ids() const;
 };
 
-// Holds events until someone asks. At most one event per generated token waits, so the context bounds its size.
-// Thread-safe: the engine fills, one caller drains.
+// Holds events until someone asks. At most one event per generated token waits, so the context bounds its
+// size. Thread-safe: the engine fills, one caller drains.
 class GenerationQueue final : public GenerationSink {
  public:
   using Event = std::variant<GenerationStarted, std::vector<GeneratedToken>, GenerationEnd>;
 
-  // The next event; nothing when `deadline` (steady clock) passes first. After a GenerationEnd nothing more comes.
+  // The next event; nothing when `deadline` (steady clock) passes first. After a GenerationEnd nothing more
+  // comes.
   std::optional<Event> Next(TimePoint deadline);
 
   void OnStarted(const GenerationStarted& started) override { Put(started); }
@@ -48,9 +49,10 @@ class GenerationQueue final : public GenerationSink {
   std::deque<Event> events_;  // guarded by mutex_
 };
 
-// Runs one request to its end. `on_tokens`, where given, sees tokens as they come and may return false to cancel. The
-// status is Submit's, or the one the generation ended with.
-absl::StatusOr<GenerationResult> RunGeneration(Engine& engine, GenerateRequest request,
-                                               const std::function<bool(const GeneratedToken&)>& on_tokens = nullptr);
+// Runs one request to its end. `on_tokens`, where given, sees tokens as they come and may return false to
+// cancel. The status is Submit's, or the one the generation ended with.
+absl::StatusOr<GenerationResult> RunGeneration(
+    Engine& engine, GenerateRequest request,
+    const std::function<bool(const GeneratedToken&)>& on_tokens = nullptr);
 
 }  // namespace paceline

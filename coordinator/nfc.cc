@@ -3,15 +3,18 @@
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
 #include <unicode/stringpiece.h>
+#include <unicode/uchar.h>
 #include <unicode/uniset.h>
 
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/unicode_tables.h"
+#include "coordinator/utf8.h"
 
 namespace paceline {
 namespace {
@@ -45,6 +48,58 @@ Filtered* MakeFiltered() {
   return filtered;
 }
 
+// ICU sorts marks by insertion, which a long run in the wrong order makes quadratic. Runs above this are
+// sorted before.
+constexpr size_t kLongRun = 64;  // code points
+
+bool IsMark(const Filtered& filtered, char32_t c) {
+  return c >= 0x300 && filtered.set.contains(static_cast<UChar32>(c)) &&
+         u_getIntPropertyValue(static_cast<UChar32>(c), UCHAR_LEAD_CANONICAL_COMBINING_CLASS) != 0;
+}
+
+// Appends the canonical decomposition of `marks` in canonical order: an equivalent text, so its NFC is the
+// same.
+void AppendSorted(const icu::Normalizer2& nfc, const std::vector<char32_t>& marks, std::string* out) {
+  std::vector<UChar32> decomposed;
+  decomposed.reserve(marks.size());
+  for (const char32_t c : marks) {
+    icu::UnicodeString parts;
+    if (!nfc.getDecomposition(static_cast<UChar32>(c), parts)) {
+      decomposed.push_back(static_cast<UChar32>(c));
+      continue;
+    }
+    for (int32_t i = 0; i < parts.length(); i = parts.moveIndex32(i, 1))
+      decomposed.push_back(parts.char32At(i));
+  }
+  std::stable_sort(decomposed.begin(), decomposed.end(),
+                   [](UChar32 a, UChar32 b) { return u_getCombiningClass(a) < u_getCombiningClass(b); });
+  for (const UChar32 c : decomposed) AppendUtf8(static_cast<char32_t>(c), out);
+}
+
+// `text` with its long runs of marks sorted.
+std::string SortLongRuns(const Filtered& filtered, std::string_view text) {
+  std::string out;
+  std::vector<char32_t> run;
+  size_t run_begin = 0;
+  size_t copied = 0;  // text before is in `out`
+  for (size_t at = 0; at <= text.size();) {
+    const Utf8Unit unit = at < text.size() ? ReadUtf8(text.substr(at)) : Utf8Unit{Utf8Kind::kValid, 1, 0};
+    if (IsMark(filtered, unit.code_point)) {
+      if (run.empty()) run_begin = at;
+      run.push_back(unit.code_point);
+    } else if (!run.empty()) {
+      if (run.size() > kLongRun) {
+        out += text.substr(copied, run_begin - copied);
+        AppendSorted(*filtered.normalizer, run, &out);
+        copied = at;
+      }
+      run.clear();
+    }
+    at += unit.length;
+  }
+  return out.append(text.substr(copied));
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> NormalizeNfc(std::string_view text) {
@@ -61,9 +116,10 @@ absl::StatusOr<std::string> NormalizeNfc(std::string_view text) {
   }
   UErrorCode status = U_ZERO_ERROR;
   std::string out;
-  icu::StringByteSink<std::string> sink(&out, static_cast<int32_t>(text.size()));
-  filtered->normalizer->normalizeUTF8(0, icu::StringPiece(text.data(), static_cast<int32_t>(text.size())),
-                                      sink, nullptr, status);
+  const std::string sorted = SortLongRuns(*filtered, text);
+  const auto length = static_cast<int32_t>(sorted.size());
+  icu::StringByteSink<std::string> sink(&out, length);
+  filtered->normalizer->normalizeUTF8(0, icu::StringPiece(sorted.data(), length), sink, nullptr, status);
   if (U_FAILURE(status))
     return absl::InternalError(absl::StrCat("ICU cannot normalise: ", u_errorName(status)));
   return out;

@@ -24,7 +24,8 @@ class Rule {
   Rule(const Json& json, std::string name) : json_(json), name_(std::move(name)) {}
 
   absl::Status Bad(const char* field, std::string_view what) const {
-    return Error(errors::kPlacement, absl::StrCat(name_, ".", field, ": ", absl::string_view(what.data(), what.size())));
+    return Error(errors::kPlacement,
+                 absl::StrCat(name_, ".", field, ": ", absl::string_view(what.data(), what.size())));
   }
 
   absl::Status CheckFields() const {
@@ -44,7 +45,8 @@ class Rule {
     const auto found = json_.find(field);
     if (found == json_.end()) return std::nullopt;
     if (!found->is_array() || found->size() != 2 || !IsIndex((*found)[0]) || !IsIndex((*found)[1])) {
-      return Bad(field, absl::StrCat("expected [first, last], two whole numbers from 0, got ", found->dump()));
+      return Bad(field,
+                 absl::StrCat("expected [first, last], two whole numbers from 0, got ", found->dump()));
     }
     const Range range{(*found)[0].get<int64_t>(), (*found)[1].get<int64_t>()};
     if (range.first > range.last) {
@@ -78,21 +80,24 @@ class Rule {
 };
 
 // The groups that columns [first, last] of a layer make up.
-absl::StatusOr<Range> GroupsOfColumns(const Rule& rule, Range columns, int64_t layer, const LayerShape& shape) {
+absl::StatusOr<Range> GroupsOfColumns(const Rule& rule, Range columns, int64_t layer,
+                                      const LayerShape& shape) {
   const int64_t width = shape.columns > 0 ? shape.columns : int64_t{shape.groups} * kGroupColumns;
   if (columns.last >= width) {
-    return rule.Bad("columns", absl::StrCat("last column ", columns.last, " is outside layer ", layer, ", whose experts have ",
-                                            width, " columns"));
+    return rule.Bad("columns", absl::StrCat("last column ", columns.last, " is outside layer ", layer,
+                                            ", whose experts have ", width, " columns"));
   }
   if (columns.first % kGroupColumns != 0) {
-    return rule.Bad("columns", absl::StrCat("first column ", columns.first, " is not a multiple of ", kGroupColumns));
+    return rule.Bad("columns",
+                    absl::StrCat("first column ", columns.first, " is not a multiple of ", kGroupColumns));
   }
   const bool in_last_group = columns.last / kGroupColumns == shape.groups - 1;
   const bool at_end = columns.last + 1 == width || (shape.columns == 0 && in_last_group);
   if ((columns.last + 1) % kGroupColumns != 0 && !at_end) {
-    return rule.Bad("columns", absl::StrCat("last column ", columns.last, " neither ends a group of ", kGroupColumns,
-                                            " (", columns.last / kGroupColumns * kGroupColumns + kGroupColumns - 1,
-                                            " does) nor is the last column of layer ", layer, " (", width - 1, ")"));
+    return rule.Bad("columns",
+                    absl::StrCat("last column ", columns.last, " neither ends a group of ", kGroupColumns,
+                                 " (", columns.last / kGroupColumns * kGroupColumns + kGroupColumns - 1,
+                                 " does) nor is the last column of layer ", layer, " (", width - 1, ")"));
   }
   return Range{columns.first / kGroupColumns, columns.last / kGroupColumns};
 }
@@ -105,15 +110,16 @@ absl::Status ApplyRule(const Rule& rule, Placement& placement) {
   ASSIGN_OR_RETURN(const std::vector<RankId> holders, rule.Holders(placement.ranks()));
   const int64_t layer_count = static_cast<int64_t>(placement.layers().size());
   if (layers && layers->last >= layer_count) {
-    return rule.Bad("layers", absl::StrCat("last layer ", layers->last, " is outside the model, which has ", layer_count, " layers"));
+    return rule.Bad("layers", absl::StrCat("last layer ", layers->last, " is outside the model, which has ",
+                                           layer_count, " layers"));
   }
   const Range all_layers = layers.value_or(Range{0, layer_count - 1});
   for (int64_t l = all_layers.first; l <= all_layers.last; ++l) {
     const LayerShape shape = placement.layers()[l];
     if (shape.experts == 0) continue;  // a dense layer inside a range of layers has nothing to place
     if (experts && experts->last >= shape.experts) {
-      return rule.Bad("experts", absl::StrCat("last expert ", experts->last, " is outside layer ", l, ", which has ",
-                                              shape.experts, " experts"));
+      return rule.Bad("experts", absl::StrCat("last expert ", experts->last, " is outside layer ", l,
+                                              ", which has ", shape.experts, " experts"));
     }
     Range groups{0, shape.groups - 1};
     if (columns) {
@@ -122,7 +128,8 @@ absl::Status ApplyRule(const Rule& rule, Placement& placement) {
     const Range of = experts.value_or(Range{0, shape.experts - 1});
     for (int64_t e = of.first; e <= of.last; ++e) {
       placement.Assign(LayerId(static_cast<int32_t>(l)), ExpertId(static_cast<int32_t>(e)),
-                       static_cast<int32_t>(groups.first), static_cast<int32_t>(groups.last - groups.first + 1), holders);
+                       static_cast<int32_t>(groups.first),
+                       static_cast<int32_t>(groups.last - groups.first + 1), holders);
     }
   }
   return absl::OkStatus();

@@ -96,13 +96,15 @@ absl::StatusOr<Placement> PlanPlacement(const std::string& kind_or_file, std::ve
   if (kind_or_file == "sliced") return PlanSliced(std::move(layers), ranks);
   std::ifstream file(kind_or_file, std::ios::binary);
   if (!file) {
-    return Error(errors::kPlacement,
-                 absl::StrCat("placement `", kind_or_file,
-                              "` is neither contiguous, strided or sliced nor a file that can be read; give one of "
-                              "the three names or the path of a file of rules"));
+    return Error(
+        errors::kPlacement,
+        absl::StrCat("placement `", kind_or_file,
+                     "` is neither contiguous, strided or sliced nor a file that can be read; give one of "
+                     "the three names or the path of a file of rules"));
   }
   const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (file.bad()) return Error(errors::kPlacement, absl::StrCat("placement file ", kind_or_file, ": reading it failed"));
+  if (file.bad())
+    return Error(errors::kPlacement, absl::StrCat("placement file ", kind_or_file, ": reading it failed"));
   return ParsePlacementRules(text, kind_or_file, std::move(layers), ranks);
 }
 

@@ -1,5 +1,5 @@
-// A generation as plain data: what is asked, what happens on the way, what it comes to. The API fronts and the CLI
-// translate to and from these; nothing here knows protobuf, and nothing here knows the trunk.
+// A generation as plain data: what is asked, what happens on the way, what it comes to. The API fronts and
+// the CLI translate to and from these; nothing here knows protobuf, and nothing here knows the trunk.
 #pragma once
 
 #include <cstdint>
@@ -18,49 +18,54 @@ namespace paceline {
 
 // Absent knobs take the model's defaults, see sampling_defaults.h.
 struct SamplingOptions {
-  std::optional<float> temperature;  // 0 = greedy
-  std::optional<float> top_p;
-  std::optional<int64_t> top_k;      // 0 = off
-  std::optional<float> min_p;
-  std::optional<uint64_t> seed;
+  std::optional<float> temperature = {};  // 0 = greedy
+  std::optional<float> top_p = {};
+  std::optional<int64_t> top_k = {};  // 0 = off
+  std::optional<float> min_p = {};
+  std::optional<uint64_t> seed = {};
 };
 
 struct StoppingOptions {
-  std::optional<int64_t> max_tokens;         // absent: what is left of the context
-  int64_t min_tokens = 0;                    // no stop of any kind before so many tokens are out
-  std::vector<std::string> stop_strings;
-  std::vector<TokenId> stop_token_ids;
+  std::optional<int64_t> max_tokens = {};  // absent: what is left of the context
+  int64_t min_tokens = 0;                  // no stop of any kind before so many tokens are out
+  std::vector<std::string> stop_strings = {};
+  std::vector<TokenId> stop_token_ids = {};
   bool ignore_eos = false;
-  bool include_stop = false;                 // the text keeps what stopped it
-  std::optional<Duration> time_limit;        // since submission
+  bool include_stop = false;                // the text keeps what stopped it
+  std::optional<Duration> time_limit = {};  // since submission
 };
 
 struct GenerateRequest {
-  std::string request_id;                    // for people and logs; empty: one is made
-  std::variant<std::string, std::vector<TokenId>> input;  // text (special tokens recognised, nothing added) or ids
+  std::string request_id = {};  // for people and logs; empty: one is made
+  std::variant<std::string, std::vector<TokenId>> input =
+      {};  // text (special tokens recognised, nothing added) or ids
   SamplingOptions sampling;
   StoppingOptions stopping;
-  bool logprobs = false;                     // of every generated token
-  int32_t top = 0;                           // candidates per generated token, with their log-probabilities
-  bool hash_logits = false;                  // fill GenerationEnd::logits_hash
+  bool logprobs = false;     // of every generated token
+  int32_t top = 0;           // candidates per generated token, with their log-probabilities
+  bool hash_logits = false;  // fill GenerationEnd::logits_hash
 };
 
 enum class FinishReason { kStop, kLength, kCancelled, kTimeLimit };
 constexpr const char* FinishReasonName(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kCancelled: return "cancelled";
-    case FinishReason::kTimeLimit: return "time_limit";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kTimeLimit:
+      return "time_limit";
   }
   return "?";
 }
 
 // What made a generation stop; nothing set unless the reason is kStop.
 struct StopMatch {
-  std::optional<std::string> stop_string;
-  std::optional<TokenId> stop_token;
-  std::optional<TokenId> eos_token;
+  std::optional<std::string> stop_string = {};
+  std::optional<TokenId> stop_token = {};
+  std::optional<TokenId> eos_token = {};
 };
 
 struct GenerationStarted {
@@ -74,10 +79,10 @@ struct GenerationStarted {
 
 struct GeneratedToken {
   TokenId id = 0;
-  std::string text;                          // complete code points this token lets out; text that may yet turn out to
-                                             // be a stop string waits for a later token
-  std::string bytes;                         // the token's own
-  std::optional<float> logprob;              // before any transform
+  std::string text;              // complete code points this token lets out; text that may yet turn out to
+                                 // be a stop string waits for a later token
+  std::string bytes;             // the token's own
+  std::optional<float> logprob;  // before any transform
   std::vector<Candidate> top;
 };
 
@@ -88,17 +93,17 @@ struct Usage {
 
 struct SpeculationStats {
   std::string method = "off";
-  int64_t steps = 0;                         // verify steps
+  int64_t steps = 0;  // verify steps
   int64_t drafted = 0;
   int64_t accepted = 0;
   std::vector<int64_t> accepted_per_position;
 };
 
 struct GenerationTimings {
-  double queue_s = 0;                        // submission to the first step
-  double prefill_s = 0;                      // first step to first token
-  double first_token_s = 0;                  // submission to first token
-  double decode_s = 0;                       // first token to last
+  double queue_s = 0;        // submission to the first step
+  double prefill_s = 0;      // first step to first token
+  double first_token_s = 0;  // submission to first token
+  double decode_s = 0;       // first token to last
 };
 
 // The end of a generation, however it came. With a status that is not ok the reason means nothing.
@@ -110,15 +115,15 @@ struct GenerationEnd {
   SpeculationStats speculation;
   GenerationTimings timings;
   uint64_t seed = 0;
-  std::string logits_hash;                   // set when asked for and at least one token came
+  std::string logits_hash;  // set when asked for and at least one token came
   int32_t nodes = 1;
   Epoch epoch{0};
   std::string fingerprint;
 };
 
-// Receives one generation. Called from the engine's thread, never twice at once, so no call may block: OnStarted once
-// before the prompt is run, OnTokens any number of times, OnFinished last and exactly once. A request that ends while
-// it still waits gets OnFinished alone.
+// Receives one generation. Called from the engine's thread, never twice at once, so no call may block:
+// OnStarted once before the prompt is run, OnTokens any number of times, OnFinished last and exactly once. A
+// request that ends while it still waits gets OnFinished alone.
 class GenerationSink {
  public:
   virtual ~GenerationSink() = default;

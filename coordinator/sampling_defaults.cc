@@ -35,14 +35,17 @@ absl::StatusOr<Sampling> ResolveSampling(const SamplingOptions& options, const G
   const int64_t top_k = options.top_k.value_or(defaults.top_k.value_or(0));
   // Written so that NaN fails every test.
   if (!(sampling.temperature >= 0.0f && std::isfinite(sampling.temperature))) {
-    return FieldError("sampling.temperature",
-                      absl::StrCat("expected a finite number from 0 (greedy) up, got ", sampling.temperature));
+    return FieldError(
+        "sampling.temperature",
+        absl::StrCat("expected a finite number from 0 (greedy) up, got ", sampling.temperature));
   }
   if (!(sampling.top_p > 0.0f && sampling.top_p <= 1.0f)) {
-    return FieldError("sampling.top_p", absl::StrCat("expected a number above 0, at most 1 (off), got ", sampling.top_p));
+    return FieldError("sampling.top_p",
+                      absl::StrCat("expected a number above 0, at most 1 (off), got ", sampling.top_p));
   }
   if (!(sampling.min_p >= 0.0f && sampling.min_p <= 1.0f)) {
-    return FieldError("sampling.min_p", absl::StrCat("expected a number from 0 (off) to 1, got ", sampling.min_p));
+    return FieldError("sampling.min_p",
+                      absl::StrCat("expected a number from 0 (off) to 1, got ", sampling.min_p));
   }
   if (top_k < 0) {
     return FieldError("sampling.top_k", absl::StrCat("expected a whole number from 0 (off) up, got ", top_k));
@@ -65,24 +68,28 @@ absl::Status CheckPrompt(const std::vector<TokenId>& prompt, int64_t vocab) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<int64_t> ResolveMaxTokens(const StoppingOptions& options, int64_t prompt_tokens, int64_t context) {
+absl::StatusOr<int64_t> ResolveMaxTokens(const StoppingOptions& options, int64_t prompt_tokens,
+                                         int64_t context) {
   if (options.max_tokens && *options.max_tokens < 1) {
     return FieldError("stopping.max_tokens", absl::StrCat("expected at least 1, got ", *options.max_tokens));
   }
   const int64_t left = context - prompt_tokens;
   if (left < 1 || options.max_tokens.value_or(1) > left) {
-    const std::string asked =
-        options.max_tokens ? absl::StrCat(" and max_tokens ", *options.max_tokens) : " and at least one to generate";
-    absl::Status status = Error(errors::kContextLength,
-                                absl::StrCat("the prompt has ", prompt_tokens, " tokens", asked, " exceed the context of ",
-                                             context, "; shorten the prompt or lower max_tokens"));
+    const std::string asked = options.max_tokens ? absl::StrCat(" and max_tokens ", *options.max_tokens)
+                                                 : " and at least one to generate";
+    absl::Status status =
+        Error(errors::kContextLength,
+              absl::StrCat("the prompt has ", prompt_tokens, " tokens", asked, " exceed the context of ",
+                           context, "; shorten the prompt or lower max_tokens"));
     status = WithMetadata(std::move(status), "promptTokens", std::to_string(prompt_tokens));
-    if (options.max_tokens) status = WithMetadata(std::move(status), "maxTokens", std::to_string(*options.max_tokens));
+    if (options.max_tokens)
+      status = WithMetadata(std::move(status), "maxTokens", std::to_string(*options.max_tokens));
     return WithMetadata(std::move(status), "contextLength", std::to_string(context));
   }
   const int64_t max_tokens = options.max_tokens.value_or(left);
   if (options.min_tokens < 0 || options.min_tokens > max_tokens) {
-    return FieldError("stopping.min_tokens", absl::StrCat("expected 0 to max_tokens (", max_tokens, "), got ", options.min_tokens));
+    return FieldError("stopping.min_tokens",
+                      absl::StrCat("expected 0 to max_tokens (", max_tokens, "), got ", options.min_tokens));
   }
   return max_tokens;
 }
@@ -90,18 +97,18 @@ absl::StatusOr<int64_t> ResolveMaxTokens(const StoppingOptions& options, int64_t
 absl::Status CheckRequest(const GenerateRequest& request, int64_t vocab) {
   const StoppingOptions& stopping = request.stopping;
   if (stopping.stop_strings.size() > kMaxStopStrings) {
-    return FieldError("stopping.stop_strings",
-                      absl::StrCat("expected at most ", kMaxStopStrings, ", got ", stopping.stop_strings.size()));
+    return FieldError("stopping.stop_strings", absl::StrCat("expected at most ", kMaxStopStrings, ", got ",
+                                                            stopping.stop_strings.size()));
   }
   for (const std::string& stop : stopping.stop_strings) {
     if (stop.empty() || stop.size() > kMaxStopBytes) {
-      return FieldError("stopping.stop_strings",
-                        absl::StrCat("expected strings of 1 to ", kMaxStopBytes, " bytes, got one of ", stop.size()));
+      return FieldError("stopping.stop_strings", absl::StrCat("expected strings of 1 to ", kMaxStopBytes,
+                                                              " bytes, got one of ", stop.size()));
     }
   }
   if (stopping.stop_token_ids.size() > kMaxStopTokens) {
-    return FieldError("stopping.stop_token_ids",
-                      absl::StrCat("expected at most ", kMaxStopTokens, ", got ", stopping.stop_token_ids.size()));
+    return FieldError("stopping.stop_token_ids", absl::StrCat("expected at most ", kMaxStopTokens, ", got ",
+                                                              stopping.stop_token_ids.size()));
   }
   for (const TokenId id : stopping.stop_token_ids) {
     if (id < 0 || id >= vocab) {
@@ -113,8 +120,9 @@ absl::Status CheckRequest(const GenerateRequest& request, int64_t vocab) {
     return FieldError("stopping.time_limit", "expected a duration above zero");
   }
   if (request.top < 0 || request.top > std::min<int64_t>(kMaxCandidates, vocab)) {
-    return FieldError("response.output_logprobs", absl::StrCat("expected at most ", std::min<int64_t>(kMaxCandidates, vocab),
-                                                               " candidates per token, got ", request.top));
+    return FieldError("response.output_logprobs",
+                      absl::StrCat("expected at most ", std::min<int64_t>(kMaxCandidates, vocab),
+                                   " candidates per token, got ", request.top));
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,5 @@
-// From what a request says and what the model's generation_config.json says to the numbers a step uses: one table for
-// the command line and every API, and the checks that make a request safe to run.
+// From what a request says and what the model's generation_config.json says to the numbers a step uses: one
+// table for the command line and every API, and the checks that make a request safe to run.
 #pragma once
 
 #include <optional>
@@ -13,26 +13,29 @@ namespace paceline {
 
 // What generation_config.json says; absent where it is silent.
 struct GenerationDefaults {
-  std::optional<bool> do_sample;         // false means temperature 0
-  std::optional<float> temperature;
-  std::optional<float> top_p;
-  std::optional<int64_t> top_k;
-  std::vector<TokenId> eos_token_ids;
+  std::optional<bool> do_sample = {};  // false means temperature 0
+  std::optional<float> temperature = {};
+  std::optional<float> top_p = {};
+  std::optional<int64_t> top_k = {};
+  std::vector<TokenId> eos_token_ids = {};
 };
 
-// Request, then file, then 1.0 / off / 1.0 / 0 for temperature, top_k, top_p, min_p. An absent seed is drawn from the
-// machine. REQ-001 names a knob outside its range.
+// Request, then file, then 1.0 / off / 1.0 / 0 for temperature, top_k, top_p, min_p. An absent seed is drawn
+// from the machine. REQ-001 names a knob outside its range.
 absl::StatusOr<Sampling> ResolveSampling(const SamplingOptions& options, const GenerationDefaults& defaults,
                                          int64_t vocab);
 
 // The prompt as a trunk may run it. REQ-001: no tokens, or an id outside [0, vocab) with its index.
 absl::Status CheckPrompt(const std::vector<TokenId>& prompt, int64_t vocab);
 
-// Tokens the request may generate, given the positions a sequence may have. REQ-002 when the prompt and max_tokens do
-// not fit (with promptTokens and maxTokens as metadata), REQ-001 for values outside their range.
-absl::StatusOr<int64_t> ResolveMaxTokens(const StoppingOptions& options, int64_t prompt_tokens, int64_t context);
+// Tokens the request may generate, given the positions a sequence may have. REQ-002 when the prompt and
+// max_tokens do not fit (with promptTokens and maxTokens as metadata), REQ-001 for values outside their
+// range.
+absl::StatusOr<int64_t> ResolveMaxTokens(const StoppingOptions& options, int64_t prompt_tokens,
+                                         int64_t context);
 
-// REQ-001: an empty or oversized stop string, too many of them, a stop id outside the vocabulary, too many candidates.
+// REQ-001: an empty or oversized stop string, too many of them, a stop id outside the vocabulary, too many
+// candidates.
 absl::Status CheckRequest(const GenerateRequest& request, int64_t vocab);
 
 }  // namespace paceline

@@ -120,14 +120,16 @@ std::vector<StepOutcome> Scheduler::Apply(const StepPlan& plan, StepResult resul
 }
 
 bool Scheduler::Remove(SequenceId id) {
-  const auto running = std::find_if(running_.begin(), running_.end(), [&](const auto& s) { return s->spec.id == id; });
+  const auto running =
+      std::find_if(running_.begin(), running_.end(), [&](const auto& s) { return s->spec.id == id; });
   if (running != running_.end()) {
     free_slots_.push_back((*running)->slot);
     free_pages_.insert(free_pages_.end(), (*running)->pages.begin(), (*running)->pages.end());
     running_.erase(running);
     return true;
   }
-  const auto waiting = std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& s) { return s.id == id; });
+  const auto waiting =
+      std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& s) { return s.id == id; });
   if (waiting == waiting_.end()) return false;
   waiting_.erase(waiting);
   return true;

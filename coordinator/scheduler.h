@@ -1,9 +1,10 @@
-// The scheduler: which rows run in the next step, and who holds which slot and KV page. A pure object without threads,
-// clocks or I/O, so that its properties can be tested by the million.
+// The scheduler: which rows run in the next step, and who holds which slot and KV page. A pure object without
+// threads, clocks or I/O, so that its properties can be tested by the million.
 //
-// Continuous batching: every running sequence that has a token to feed gets one row in every step; what the step has
-// left goes to prompts, in order of arrival, in chunks. Pages for a whole request are set aside when it starts, so a
-// request that started always ends; one that does not fit yet waits, and those behind it wait with it.
+// Continuous batching: every running sequence that has a token to feed gets one row in every step; what the
+// step has left goes to prompts, in order of arrival, in chunks. Pages for a whole request are set aside when
+// it starts, so a request that started always ends; one that does not fit yet waits, and those behind it wait
+// with it.
 #pragma once
 
 #include <cstdint>
@@ -19,17 +20,17 @@
 namespace paceline {
 
 struct SchedulerOptions {
-  int32_t prefill_chunk = 64;   // prompt rows in a step, all sequences together
-  int32_t max_rows = 0;         // rows in a step; 0 = one per slot and a prefill chunk
-  int32_t max_sequences = 0;    // sequences running at once; 0 = the trunk's slots
-  int32_t max_waiting = 256;    // requests that may wait for a slot or for pages
+  int32_t prefill_chunk = 64;  // prompt rows in a step, all sequences together
+  int32_t max_rows = 0;        // rows in a step; 0 = one per slot and a prefill chunk
+  int32_t max_sequences = 0;   // sequences running at once; 0 = the trunk's slots
+  int32_t max_waiting = 256;   // requests that may wait for a slot or for pages
 };
 
 // What a step brought one sequence.
 struct StepOutcome {
   SequenceId id{0};
-  absl::Status status;            // not ok: the sequence must be removed
-  std::vector<RowResult> rows;    // tokens drawn, empty inside a prompt
+  absl::Status status;          // not ok: the sequence must be removed
+  std::vector<RowResult> rows;  // tokens drawn, empty inside a prompt
   std::string logits_hash;
 };
 
@@ -54,7 +55,8 @@ class Scheduler {
   StepPlan Plan(StepId step) const;
   // Books the answer to the plan just made: outcomes in plan order.
   std::vector<StepOutcome> Apply(const StepPlan& plan, StepResult result);
-  // Forgets a sequence, waiting or running, and takes back its slot and pages. False when there is none of that id.
+  // Forgets a sequence, waiting or running, and takes back its slot and pages. False when there is none of
+  // that id.
   bool Remove(SequenceId id);
   std::vector<SequenceId> Waiting() const;
 

@@ -1,4 +1,5 @@
-// One sequence as the scheduler books it: its tokens, how far they have been run, and the slot and pages it holds.
+// One sequence as the scheduler books it: its tokens, how far they have been run, and the slot and pages it
+// holds.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,8 @@ namespace paceline {
 // What the scheduler is given.
 struct SequenceSpec {
   SequenceId id{0};
-  std::vector<TokenId> prompt;       // never empty
-  int64_t max_tokens = 1;            // generated at most; pages are set aside for all of them
+  std::vector<TokenId> prompt;  // never empty
+  int64_t max_tokens = 1;       // generated at most; pages are set aside for all of them
   Sampling sampling;
   int32_t top = 0;
   bool logprobs = false;
@@ -22,8 +23,8 @@ struct SequenceSpec {
 
 struct Sequence {
   SequenceSpec spec;
-  std::vector<TokenId> tokens;       // the prompt and what was drawn; the last one drawn has not been run yet
-  int64_t computed = 0;              // positions run so far
+  std::vector<TokenId> tokens;  // the prompt and what was drawn; the last one drawn has not been run yet
+  int64_t computed = 0;         // positions run so far
   int32_t slot = -1;
   std::vector<int32_t> pages;
 

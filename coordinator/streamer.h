@@ -1,7 +1,8 @@
 // The streamer of one generation: tokens in, text out, and the decision when it is over.
 //
-// Text leaves as complete code points. What could still become a stop string is held until it cannot, so a stop string
-// never shows, whatever tokens it is cut into; the outcome is that of reading the text one byte at a time.
+// Text leaves as complete code points. What could still become a stop string is held until it cannot, so a
+// stop string never shows, whatever tokens it is cut into; the outcome is that of reading the text one byte
+// at a time.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,8 @@
 namespace paceline {
 
 struct StreamerOptions {
-  std::vector<TokenId> eos_token_ids;
-  StoppingOptions stopping;        // max_tokens is not read; the resolved one follows
+  std::vector<TokenId> eos_token_ids = {};
+  StoppingOptions stopping;  // max_tokens is not read; the resolved one follows
   int64_t max_tokens = 1;
 };
 
@@ -33,8 +34,8 @@ class Streamer {
   // `tokenizer` may be null, else outlives the streamer.
   Streamer(const Tokenizer* tokenizer, StreamerOptions options);
 
-  // The next token. Not to be called after a piece that finishes. Special tokens bring no text; the one that stops the
-  // generation does if include_stop is set.
+  // The next token. Not to be called after a piece that finishes. Special tokens bring no text; the one that
+  // stops the generation does if include_stop is set.
   StreamedPiece Next(TokenId id);
   // What is held, for a generation that ends without a token of its own to end it.
   std::string Flush();

@@ -1,4 +1,5 @@
-// CRC-32C by the SSE4.2 instruction, three streams at a time because its latency is three cycles; by table elsewhere.
+// CRC-32C by the SSE4.2 instruction, three streams at a time because its latency is three cycles; by table
+// elsewhere.
 #include "transport/crc32c.h"
 
 #include <array>
@@ -27,7 +28,8 @@ constexpr Table MakeTable() {
 constexpr Table kTable = MakeTable();
 
 uint32_t UpdatePortable(uint32_t state, const std::byte* data, size_t size) {
-  for (size_t i = 0; i < size; ++i) state = kTable[(state ^ static_cast<uint32_t>(data[i])) & 255] ^ (state >> 8);
+  for (size_t i = 0; i < size; ++i)
+    state = kTable[(state ^ static_cast<uint32_t>(data[i])) & 255] ^ (state >> 8);
   return state;
 }
 
@@ -41,7 +43,8 @@ class ZeroShift {
   ZeroShift() {
     const std::array<std::byte, kStream> zeros{};
     std::array<uint32_t, 32> of_bit{};
-    for (int bit = 0; bit < 32; ++bit) of_bit[bit] = UpdatePortable(uint32_t{1} << bit, zeros.data(), kStream);
+    for (int bit = 0; bit < 32; ++bit)
+      of_bit[bit] = UpdatePortable(uint32_t{1} << bit, zeros.data(), kStream);
     for (int byte = 0; byte < 4; ++byte) {
       for (uint32_t value = 0; value < 256; ++value) {
         uint32_t shifted = 0;
@@ -53,7 +56,8 @@ class ZeroShift {
     }
   }
   uint32_t operator()(uint32_t state) const {
-    return tables_[0][state & 255] ^ tables_[1][state >> 8 & 255] ^ tables_[2][state >> 16 & 255] ^ tables_[3][state >> 24];
+    return tables_[0][state & 255] ^ tables_[1][state >> 8 & 255] ^ tables_[2][state >> 16 & 255] ^
+           tables_[3][state >> 24];
   }
 
  private:

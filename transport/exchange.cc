@@ -1,4 +1,5 @@
-// The head's side: which parts are out, which answer belongs to which, and what is said when one does not come.
+// The head's side: which parts are out, which answer belongs to which, and what is said when one does not
+// come.
 #include "transport/exchange.h"
 
 #include <algorithm>
@@ -16,8 +17,8 @@
 namespace paceline {
 namespace {
 
-// Of one sleep. All answers to a request are needed, so sleeping on one link delays nobody else's answer; the short slice
-// bounds how long the sends of other links, and news of membership, stay unattended.
+// Of one sleep. All answers to a request are needed, so sleeping on one link delays nobody else's answer; the
+// short slice bounds how long the sends of other links, and news of membership, stay unattended.
 constexpr Duration kSliceAlone = std::chrono::milliseconds(5);
 constexpr Duration kSliceAmongMany = std::chrono::microseconds(500);
 
@@ -57,16 +58,17 @@ struct Request {
 
 // Where an answer of the request being received goes.
 struct Sink {
-  ExpertSums sums;      // of experts_result
-  float* y = nullptr;   // of matmul_result
-  int64_t stride = 0;   // elements
+  ExpertSums sums;     // of experts_result
+  float* y = nullptr;  // of matmul_result
+  int64_t stride = 0;  // elements
 };
 
 class HeadExchange final : public Exchange {
  public:
   explicit HeadExchange(const ExchangeOptions& options) : options_(options) {}
 
-  absl::Status SendExperts(StepId step, LayerId layer, int32_t block, const RowBlock& rows, std::span<const Part> parts) override {
+  absl::Status SendExperts(StepId step, LayerId layer, int32_t block, const RowBlock& rows,
+                           std::span<const Part> parts) override {
     Request& request = Open(step, Operation::kExpertsResult, layer.value(), block);
     request.rows = rows.rows;
     for (const Part& part : parts) {
@@ -113,7 +115,8 @@ class HeadExchange final : public Exchange {
         key.part = awaited.part;
         absl::Status sent = FindPeer(part.rank, awaited.peer);
         if (sent.ok()) {
-          builder_.Matmul(Operation::kMatmulRows, key, first, x + int64_t{first} * width, request.rows, width);
+          builder_.Matmul(Operation::kMatmulRows, key, first, x + int64_t{first} * width, request.rows,
+                          width);
           sent = Send(awaited.peer);
         }
         if (!sent.ok()) return Fail(std::move(sent));
@@ -142,7 +145,8 @@ class HeadExchange final : public Exchange {
     epoch_ = epoch;
     peers_ = std::move(peers);
     for (const Peer& peer : peers_) {
-      if (peer.link != nullptr) old_bytes_ -= peer.link->bytes();  // what an earlier exchange moved is not ours
+      if (peer.link != nullptr)
+        old_bytes_ -= peer.link->bytes();  // what an earlier exchange moved is not ours
     }
   }
 
@@ -169,7 +173,12 @@ class HeadExchange final : public Exchange {
       spare_.pop_back();
     }
     request->answer = answer;
-    request->key = {.epoch = epoch_.value(), .head = options_.head, .step = step.value(), .layer = layer, .part = 0, .block = block};
+    request->key = {.epoch = epoch_.value(),
+                    .head = options_.head,
+                    .step = step.value(),
+                    .layer = layer,
+                    .part = 0,
+                    .block = block};
     request->first_row = 0;
     request->awaited_count = 0;
     open_.push_back(std::move(request));
@@ -178,13 +187,16 @@ class HeadExchange final : public Exchange {
 
   Request* Find(Operation answer, StepId step, int32_t layer, int32_t block) {
     for (const std::unique_ptr<Request>& r : open_) {
-      if (r->answer == answer && r->key.step == step.value() && r->key.layer == layer && r->key.block == block) return r.get();
+      if (r->answer == answer && r->key.step == step.value() && r->key.layer == layer &&
+          r->key.block == block)
+        return r.get();
     }
     return nullptr;
   }
 
   void Close(const Request& request) {
-    const auto it = std::find_if(open_.begin(), open_.end(), [&](const auto& r) { return r.get() == &request; });
+    const auto it =
+        std::find_if(open_.begin(), open_.end(), [&](const auto& r) { return r.get() == &request; });
     spare_.push_back(std::move(*it));
     open_.erase(it);
   }
@@ -199,26 +211,32 @@ class HeadExchange final : public Exchange {
     return status;
   }
 
-  // Unique in this exchange's life (within 2^32), so that an answer to a step given up never fits a later one.
+  // Unique in this exchange's life (within 2^32), so that an answer to a step given up never fits a later
+  // one.
   uint32_t NextPart() {
     if (next_part_ == kNoPart) next_part_ = 0;
     return next_part_++;
   }
 
-  static std::string NameOf(const Peer& peer) { return absl::StrCat("worker ", peer.name, " (rank ", peer.rank.value(), ")"); }
+  static std::string NameOf(const Peer& peer) {
+    return absl::StrCat("worker ", peer.name, " (rank ", peer.rank.value(), ")");
+  }
 
   // `status` with the worker's name in front of its sentence and its code, if it has one, in front of both.
   static absl::Status Named(const Peer& peer, const absl::Status& status, const char* verb) {
     const std::string_view message(status.message().data(), status.message().size());
     const std::string_view code = CodeOf(message);
-    const std::string_view sentence = code.empty() ? message : message.substr(std::min(message.size(), code.size() + 2));
-    return absl::Status(status.code(), absl::StrCat(std::string(code), code.empty() ? "" : ": ", NameOf(peer), verb, std::string(sentence)));
+    const std::string_view sentence =
+        code.empty() ? message : message.substr(std::min(message.size(), code.size() + 2));
+    return absl::Status(status.code(), absl::StrCat(std::string(code), code.empty() ? "" : ": ", NameOf(peer),
+                                                    verb, std::string(sentence)));
   }
 
   static absl::Status Lost(const Peer& peer, const absl::Status& why) {
     const std::string_view message(why.message().data(), why.message().size());
     const std::string_view code = CodeOf(message);
-    const std::string sentence(code.empty() ? message : message.substr(std::min(message.size(), code.size() + 2)));
+    const std::string sentence(code.empty() ? message
+                                            : message.substr(std::min(message.size(), code.size() + 2)));
     const std::string name = NameOf(peer);
     // Membership speaks of workers by the same name; saying it twice helps nobody.
     if (sentence.starts_with(name)) return Error(errors::kNodeLost, sentence);
@@ -229,9 +247,11 @@ class HeadExchange final : public Exchange {
     for (size_t i = 0; i < peers_.size(); ++i) {
       if (peers_[i].rank != rank) continue;
       index = i;
-      return peers_[i].link == nullptr || !peers_[i].lost.ok() ? Lost(peers_[i], peers_[i].lost) : absl::OkStatus();
+      return peers_[i].link == nullptr || !peers_[i].lost.ok() ? Lost(peers_[i], peers_[i].lost)
+                                                               : absl::OkStatus();
     }
-    return Error(errors::kNodeLost, absl::StrCat("rank ", rank.value(), " has no link in epoch ", epoch_.value()));
+    return Error(errors::kNodeLost,
+                 absl::StrCat("rank ", rank.value(), " has no link in epoch ", epoch_.value()));
   }
 
   absl::Status Send(size_t peer) {
@@ -304,8 +324,9 @@ class HeadExchange final : public Exchange {
     const TimePoint now = Clock::Real().Now();
     if (now >= deadline) {
       return Error(errors::kTimeout,
-                   absl::StrCat("no answer from ", NameOf(peer), " within ", Seconds(options_.timeout), " s: ", OperationName(request.answer),
-                                " of step ", request.key.step, request.answer == Operation::kExpertsResult ? ", layer " : ", matrix ",
+                   absl::StrCat("no answer from ", NameOf(peer), " within ", Seconds(options_.timeout),
+                                " s: ", OperationName(request.answer), " of step ", request.key.step,
+                                request.answer == Operation::kExpertsResult ? ", layer " : ", matrix ",
                                 request.key.layer, ", block ", request.key.block));
     }
     if (options_.on_wait) options_.on_wait();
@@ -322,7 +343,8 @@ class HeadExchange final : public Exchange {
       absl::Status refusal;
       const absl::Status bad = DecodeError(*frame, refusal);
       if (!bad.ok()) return Named(peers_[from], bad, " sent what cannot be read: ");
-      if (h.key.part == kNoPart || Match(from, h).awaited != nullptr) return Named(peers_[from], refusal, " refused: ");
+      if (h.key.part == kNoPart || Match(from, h).awaited != nullptr)
+        return Named(peers_[from], refusal, " refused: ");
       ++dropped_;
       return absl::OkStatus();
     }
@@ -333,8 +355,9 @@ class HeadExchange final : public Exchange {
     }
     if (h.width != match.awaited->width || h.rows != Rows(match) || h.first_row != FirstRow(match)) {
       return Named(peers_[from],
-                   Error(errors::kFrame, absl::StrCat("expected rows ", FirstRow(match), " + ", Rows(match), " of width ", match.awaited->width,
-                                                      ", got rows ", h.first_row, " + ", h.rows, " of width ", h.width)),
+                   Error(errors::kFrame, absl::StrCat("expected rows ", FirstRow(match), " + ", Rows(match),
+                                                      " of width ", match.awaited->width, ", got rows ",
+                                                      h.first_row, " + ", h.rows, " of width ", h.width)),
                    " answered with another shape: ");
     }
     if (match.request != &current) {
@@ -355,13 +378,15 @@ class HeadExchange final : public Exchange {
       key.part = header.key.part;
       if (key != header.key) continue;
       for (Awaited& awaited : request->parts()) {
-        if (awaited.part == header.key.part && awaited.peer == from && !awaited.answered) return {request.get(), &awaited};
+        if (awaited.part == header.key.part && awaited.peer == from && !awaited.answered)
+          return {request.get(), &awaited};
       }
     }
     return {};
   }
   static int32_t Rows(const Matched& m) {
-    return m.request->answer == Operation::kExpertsResult ? static_cast<int32_t>(m.awaited->indices.size()) : m.request->rows;
+    return m.request->answer == Operation::kExpertsResult ? static_cast<int32_t>(m.awaited->indices.size())
+                                                          : m.request->rows;
   }
   static int32_t FirstRow(const Matched& m) {
     return m.request->answer == Operation::kExpertsResult ? m.awaited->indices.front() : m.request->first_row;
@@ -373,7 +398,8 @@ class HeadExchange final : public Exchange {
     if (request.answer == Operation::kMatmulResult) {
       const size_t row_bytes = sizeof(float) * static_cast<size_t>(h.width);
       for (int32_t row = 0; row < h.rows; ++row) {
-        std::memcpy(sink.y + (h.first_row + row) * sink.stride + awaited.first, frame.payload.data() + row_bytes * static_cast<size_t>(row), row_bytes);
+        std::memcpy(sink.y + (h.first_row + row) * sink.stride + awaited.first,
+                    frame.payload.data() + row_bytes * static_cast<size_t>(row), row_bytes);
       }
       return absl::OkStatus();
     }
@@ -381,7 +407,9 @@ class HeadExchange final : public Exchange {
     if (!result.ok()) return Named(peers_[awaited.peer], result.status(), " sent what cannot be read: ");
     const Bytes sent = std::as_bytes(std::span<const uint8_t>(awaited.indices));
     if (!std::equal(sent.begin(), sent.end(), result->indices.begin(), result->indices.end())) {
-      return Named(peers_[awaited.peer], Error(errors::kFrame, "expected the rows that were sent, got others"), " answered with another shape: ");
+      return Named(peers_[awaited.peer],
+                   Error(errors::kFrame, "expected the rows that were sent, got others"),
+                   " answered with another shape: ");
     }
     const std::byte* packed = result->packed.data();
     for (size_t i = 0; i < awaited.indices.size(); ++i) {
@@ -408,6 +436,8 @@ class HeadExchange final : public Exchange {
 
 }  // namespace
 
-std::unique_ptr<Exchange> MakeExchange(const ExchangeOptions& options) { return std::make_unique<HeadExchange>(options); }
+std::unique_ptr<Exchange> MakeExchange(const ExchangeOptions& options) {
+  return std::make_unique<HeadExchange>(options);
+}
 
 }  // namespace paceline

@@ -119,6 +119,9 @@ std::unique_ptr<Exchange> MakeExchange(const ExchangeOptions& options);
 // `progress` grows with every frame served: the heartbeat carries it.
 struct ServeOptions {
   Epoch epoch{0};
+  // The newest epoch this rank was told of, where it may grow while serving (empty: `epoch` for good). A frame may carry
+  // any epoch from the last one served to this one: the head goes over to a new epoch between two of its steps.
+  std::function<Epoch()> newest_epoch;
   uint32_t head = 0;
   bool yield = false;
   std::function<bool()> stop;

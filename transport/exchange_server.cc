@@ -13,7 +13,8 @@ constexpr Duration kSlice = std::chrono::milliseconds(20);  // of one sleep: how
 
 class Server {
  public:
-  Server(Link& link, ExpertHandler& handler, const ServeOptions& options) : link_(link), handler_(handler), options_(options) {}
+  Server(Link& link, ExpertHandler& handler, const ServeOptions& options)
+      : link_(link), handler_(handler), options_(options) {}
 
   absl::Status Run() {
     Polling polling(options_.yield);
@@ -33,7 +34,7 @@ class Server {
  private:
   // Unavailable: the link died. Everything else is told to the head.
   absl::Status Serve(Bytes message) {
-    FrameKey key{.epoch = options_.epoch.value(), .head = options_.head, .part = kNoPart};
+    FrameKey key{.epoch = epoch_, .head = options_.head, .part = kNoPart};
     const absl::StatusOr<Frame> frame = DecodeFrame(message, &key);
     absl::Status answered = frame.ok() ? Answer(*frame) : frame.status();
     if (!answered.ok()) builder_.Error(key, answered);
@@ -43,23 +44,30 @@ class Server {
   absl::Status Answer(const Frame& frame) {
     const FrameHeader& h = frame.header;
     if (h.key.head != options_.head) return Stale("head", options_.head, h.key.head);
-    if (h.key.epoch != options_.epoch.value()) return Stale("epoch", options_.epoch.value(), h.key.epoch);
+    const uint32_t newest = options_.newest_epoch ? options_.newest_epoch().value() : epoch_;
+    if (h.key.epoch < epoch_ || h.key.epoch > newest) return Stale("epoch", newest, h.key.epoch);
+    epoch_ = h.key.epoch;
     switch (h.operation) {
-      case Operation::kExperts: return Experts(frame);
-      case Operation::kMatmulRows: return Matmul(frame);
+      case Operation::kExperts:
+        return Experts(frame);
+      case Operation::kMatmulRows:
+        return Matmul(frame);
       default:
-        return Error(errors::kFrame, absl::StrCat("operation: expected experts or matmul_rows, got ", OperationName(h.operation)));
+        return Error(errors::kFrame, absl::StrCat("operation: expected experts or matmul_rows, got ",
+                                                  OperationName(h.operation)));
     }
   }
 
   static absl::Status Stale(const char* field, uint32_t expected, uint32_t came) {
-    return Error(errors::kFrame, absl::StrCat("stale frame: ", field, ": expected ", expected, ", got ", came));
+    return Error(errors::kFrame,
+                 absl::StrCat("stale frame: ", field, ": expected ", expected, ", got ", came));
   }
 
   absl::Status Experts(const Frame& frame) {
     const FrameHeader& h = frame.header;
     if (h.width != handler_.hidden()) {
-      return Error(errors::kFrame, absl::StrCat("width: expected ", handler_.hidden(), " inputs, got ", h.width));
+      return Error(errors::kFrame,
+                   absl::StrCat("width: expected ", handler_.hidden(), " inputs, got ", h.width));
     }
     RETURN_IF_ERROR(DecodeExperts(frame, request_));
     sums_.assign(static_cast<size_t>(h.rows) * static_cast<size_t>(h.width), 0);
@@ -74,19 +82,22 @@ class Server {
     const FrameHeader& h = frame.header;
     const int64_t outputs = handler_.MatmulOutputs(h.key.layer);
     if (outputs < 1 || outputs > kMaxFrameWidth || int64_t{4} * h.rows * outputs > kMaxFramePayload) {
-      return Error(errors::kFrame, absl::StrCat("matrix: expected one of which this worker holds 1 to ", kMaxFrameWidth, " rows, got matrix ",
-                                                h.key.layer, " with ", outputs));
+      return Error(errors::kFrame,
+                   absl::StrCat("matrix: expected one of which this worker holds 1 to ", kMaxFrameWidth,
+                                " rows, got matrix ", h.key.layer, " with ", outputs));
     }
     CopyMatmulValues(frame, x_);
     y_.resize(static_cast<size_t>(h.rows) * static_cast<size_t>(outputs));
     RETURN_IF_ERROR(handler_.MatmulRows(h.key.layer, x_.data(), h.rows, h.width, y_.data()));
-    builder_.Matmul(Operation::kMatmulResult, h.key, h.first_row, y_.data(), h.rows, static_cast<int32_t>(outputs));
+    builder_.Matmul(Operation::kMatmulResult, h.key, h.first_row, y_.data(), h.rows,
+                    static_cast<int32_t>(outputs));
     return absl::OkStatus();
   }
 
   Link& link_;
   ExpertHandler& handler_;
   const ServeOptions& options_;
+  uint32_t epoch_ = options_.epoch.value();  // of the last frame served
   ExpertsRequest request_;
   std::vector<int64_t> sums_;        // [rows, hidden], multiples of 2^-32
   std::vector<uint8_t> row_errors_;  // [rows]

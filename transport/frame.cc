@@ -1,4 +1,5 @@
-// Headers: written and checked field by field. Every length is held against its bound before anything is sized by it.
+// Headers: written and checked field by field. Every length is held against its bound before anything is
+// sized by it.
 #include "transport/frame.h"
 
 #include <algorithm>
@@ -89,11 +90,13 @@ absl::Status CheckFields(const FrameHeader& h, uint16_t reserved) {
     if (h.width != 0) return Refuse("width", "0 in error", h.width);
   } else {
     if (h.rows < 1 || h.rows > kBlockRows) return Refuse("rows", absl::StrCat("1 to ", kBlockRows), h.rows);
-    if (h.width < 1 || h.width > kMaxFrameWidth) return Refuse("width", absl::StrCat("1 to ", kMaxFrameWidth), h.width);
+    if (h.width < 1 || h.width > kMaxFrameWidth)
+      return Refuse("width", absl::StrCat("1 to ", kMaxFrameWidth), h.width);
   }
   if (h.operation == Operation::kExperts) {
     if (h.routes < h.rows || h.routes > kMaxFrameRoutes) {
-      return Refuse("routes", absl::StrCat(h.rows, " to ", kMaxFrameRoutes, " for ", h.rows, " rows"), h.routes);
+      return Refuse("routes", absl::StrCat(h.rows, " to ", kMaxFrameRoutes, " for ", h.rows, " rows"),
+                    h.routes);
     }
   } else if (h.routes != 0) {
     return Refuse("routes", absl::StrCat("0 in ", OperationName(h.operation)), h.routes);
@@ -105,18 +108,24 @@ absl::Status CheckFields(const FrameHeader& h, uint16_t reserved) {
 
 const char* OperationName(Operation operation) {
   switch (operation) {
-    case Operation::kExperts: return "experts";
-    case Operation::kExpertsResult: return "experts_result";
-    case Operation::kMatmulRows: return "matmul_rows";
-    case Operation::kMatmulResult: return "matmul_result";
-    case Operation::kError: return "error";
+    case Operation::kExperts:
+      return "experts";
+    case Operation::kExpertsResult:
+      return "experts_result";
+    case Operation::kMatmulRows:
+      return "matmul_rows";
+    case Operation::kMatmulResult:
+      return "matmul_result";
+    case Operation::kError:
+      return "error";
   }
   return "unknown operation";
 }
 
 absl::StatusOr<Frame> DecodeFrame(Bytes message, FrameKey* key) {
   const auto size = static_cast<int64_t>(message.size());
-  if (size < kFrameHeaderBytes) return Refuse("length", absl::StrCat("at least ", kFrameHeaderBytes, " bytes"), size);
+  if (size < kFrameHeaderBytes)
+    return Refuse("length", absl::StrCat("at least ", kFrameHeaderBytes, " bytes"), size);
   const Bytes head = message.first(kFrameHeaderBytes);
   if (const auto magic = Get<uint32_t>(head, 0); magic != kMagic) {
     return Refuse("magic", "PLX1 (0x31584c50)", absl::StrCat("0x", absl::Hex(magic, absl::kZeroPad8)));
@@ -143,7 +152,9 @@ absl::StatusOr<Frame> DecodeFrame(Bytes message, FrameKey* key) {
   const int64_t payload = Get<uint32_t>(head, 52);
   const PayloadRange range = PayloadOf(h);
   if (payload < range.least || payload > range.most || payload > kMaxFramePayload) {
-    return Refuse("payload length", absl::StrCat(range.least, " to ", std::min(range.most, kMaxFramePayload), " bytes"), payload);
+    return Refuse("payload length",
+                  absl::StrCat(range.least, " to ", std::min(range.most, kMaxFramePayload), " bytes"),
+                  payload);
   }
   if (payload != size - kFrameHeaderBytes) {
     return Refuse("message length", absl::StrCat(kFrameHeaderBytes + payload, " bytes"), size);

@@ -1,4 +1,5 @@
-// One frame is one message of a link: a header of 64 bytes and a payload, all little-endian (docs/PROTOCOL.md).
+// One frame is one message of a link: a header of 64 bytes and a payload, all little-endian
+// (docs/PROTOCOL.md).
 //
 //   offset size  field
 //        0    4  magic, "PLX1": the digit is the version
@@ -9,11 +10,11 @@
 //       12    4  head that speaks
 //       16    8  step
 //       24    4  layer, or the matrix of matmul_rows
-//       28    4  part: the leaves one rank was assigned, numbered by the head; all ones in an error nobody can place
+//       28    4  part: the leaves of one rank, numbered by the head; all ones: an error nobody can place
 //       32    4  block of rows within the step and layer
 //       36    4  first row: lowest index in the block (experts) or index in the matmul's x
 //       40    4  rows, 1 to 64; 0 in an error
-//       44    4  width: hidden (experts, experts_result), inputs (matmul_rows), outputs (matmul_result); 0 in an error
+//       44    4  width: hidden, or the matmul's inputs (request) or outputs (answer); 0 in an error
 //       48    4  routes; 0 but in experts
 //       52    4  payload length in bytes
 //       56    4  CRC-32C of the payload
@@ -21,9 +22,12 @@
 //
 // Payloads (pad8: zero bytes up to a multiple of 8)
 //   experts         rows x u8 index in the block, ascending, pad8; routes x 16 bytes; then the rows:
-//                   int16g128: rows x width i16 codes, then rows x ceil(width / 128) f32 scales; fp32: rows x width f32
-//     route         u32 expert, u16 first group, u16 groups, f32 router weight, u16 position in this frame's rows, u16 zero
-//   experts_result  rows x u8 index, pad8; rows x u8 bytes per sum (4 to 8), pad8; rows x u8 error flag (0 or 1), pad8;
+//     int16g128     rows x width i16 codes, then rows x ceil(width / 128) f32 scales
+//     fp32          rows x width f32
+//     route         u32 expert, u16 first group, u16 groups, f32 router weight,
+//                   u16 position in this frame's rows, u16 zero
+//   experts_result  rows x u8 index, pad8; rows x u8 bytes per sum (4 to 8), pad8;
+//                   rows x u8 error flag (0 or 1), pad8;
 //                   then per row width integers of that many bytes, two's complement
 //   matmul_rows     rows x width f32
 //   matmul_result   rows x width f32
@@ -88,8 +92,8 @@ struct Frame {
   Bytes payload;
 };
 
-// DataLoss (NET-004) names the field, what was expected and what came. `key`, if given, is set as soon as the header's
-// checksum is right, so that even a refused frame can be answered.
+// DataLoss (NET-004) names the field, what was expected and what came. `key`, if given, is set as soon as the
+// header's checksum is right, so that even a refused frame can be answered.
 absl::StatusOr<Frame> DecodeFrame(Bytes message, FrameKey* key = nullptr);
 
 // The payloads, copied into storage that is reused from frame to frame (a message need not be aligned).
@@ -119,16 +123,18 @@ void CopyMatmulValues(const Frame& frame, std::vector<float>& values);
 // The status an error frame carries.
 absl::Status DecodeError(const Frame& frame, absl::Status& said);
 
-// Builds frames as lists of parts for Link::Send: the caller's rows are sent from where they lie. Reused, so that a
-// steady stream of frames allocates nothing. Parts are valid until the next call or until the caller's memory changes.
+// Builds frames as lists of parts for Link::Send: the caller's rows are sent from where they lie. Reused, so
+// that a steady stream of frames allocates nothing. Parts are valid until the next call or until the caller's
+// memory changes.
 class FrameBuilder {
  public:
-  // `routes` name rows of `block`; only rows with a route are carried, listed in indices(). InvalidArgument: a route
-  // that no frame can carry.
+  // `routes` name rows of `block`; only rows with a route are carried, listed in indices(). InvalidArgument:
+  // a route that no frame can carry.
   absl::Status Experts(const FrameKey& key, const RowBlock& block, std::span<const Route> routes);
   // sums [rows, hidden] and row_errors [rows] of the rows that `request` carried.
   void ExpertsResult(const FrameKey& key, std::span<const uint8_t> indices, int32_t hidden, ExpertSums sums);
-  void Matmul(Operation operation, const FrameKey& key, int32_t first_row, const float* values, int32_t rows, int32_t width);
+  void Matmul(Operation operation, const FrameKey& key, int32_t first_row, const float* values, int32_t rows,
+              int32_t width);
   void Error(const FrameKey& key, const absl::Status& status);
 
   std::span<const Bytes> parts() const { return parts_; }

@@ -15,7 +15,9 @@ static_assert(kBlockRows == 64, "a set of rows is one 64-bit word here, an index
 
 constexpr size_t Pad8(size_t bytes) { return (bytes + 7) & ~size_t{7}; }
 
-absl::Status Refuse(const std::string& what) { return Error(errors::kFrame, absl::StrCat("bad frame: ", what)); }
+absl::Status Refuse(const std::string& what) {
+  return Error(errors::kFrame, absl::StrCat("bad frame: ", what));
+}
 
 absl::Status CheckPadding(Bytes padding, const char* after) {
   for (const std::byte b : padding) {
@@ -32,12 +34,14 @@ absl::Status CheckIndices(const FrameHeader& header, Bytes indices) {
   for (size_t i = 0; i < indices.size(); ++i) {
     const int index = static_cast<int>(indices[i]);
     if (index <= previous || index >= kBlockRows) {
-      return Refuse(absl::StrCat("row index ", i, ": expected ", previous + 1, " to ", kBlockRows - 1, ", got ", index));
+      return Refuse(absl::StrCat("row index ", i, ": expected ", previous + 1, " to ", kBlockRows - 1,
+                                 ", got ", index));
     }
     previous = index;
   }
   if (static_cast<int>(indices[0]) != header.first_row) {
-    return Refuse(absl::StrCat("first row: expected ", static_cast<int>(indices[0]), " as in the row list, got ", header.first_row));
+    return Refuse(absl::StrCat("first row: expected ", static_cast<int>(indices[0]),
+                               " as in the row list, got ", header.first_row));
   }
   return absl::OkStatus();
 }
@@ -61,10 +65,12 @@ absl::Status DecodeExperts(const Frame& frame, ExpertsRequest& into) {
   const auto width = static_cast<size_t>(h.width);
   const Bytes list = frame.payload.first(rows);
   if (absl::Status bad = CheckIndices(h, list); !bad.ok()) return bad;
-  if (absl::Status bad = CheckPadding(frame.payload.subspan(rows, Pad8(rows) - rows), "row list"); !bad.ok()) return bad;
+  if (absl::Status bad = CheckPadding(frame.payload.subspan(rows, Pad8(rows) - rows), "row list"); !bad.ok())
+    return bad;
   CopyInto(into.indices, list);
 
-  const Bytes routes = frame.payload.subspan(Pad8(rows), static_cast<size_t>(kRouteBytes) * static_cast<size_t>(h.routes));
+  const Bytes routes =
+      frame.payload.subspan(Pad8(rows), static_cast<size_t>(kRouteBytes) * static_cast<size_t>(h.routes));
   into.routes.clear();
   uint64_t seen = 0;
   for (int32_t i = 0; i < h.routes; ++i) {
@@ -78,10 +84,13 @@ absl::Status DecodeExperts(const Frame& frame, ExpertsRequest& into) {
     } raw;
     static_assert(sizeof(raw) == kRouteBytes);
     std::memcpy(&raw, routes.data() + kRouteBytes * i, sizeof(raw));
-    if (raw.expert > INT32_MAX) return Refuse(absl::StrCat("expert of route ", i, ": expected 0 to 2147483647, got ", raw.expert));
+    if (raw.expert > INT32_MAX)
+      return Refuse(absl::StrCat("expert of route ", i, ": expected 0 to 2147483647, got ", raw.expert));
     if (raw.groups == 0) return Refuse(absl::StrCat("groups of route ", i, ": expected 1 or more, got 0"));
-    if (raw.row >= rows) return Refuse(absl::StrCat("row of route ", i, ": expected 0 to ", rows - 1, ", got ", raw.row));
-    if (raw.zero != 0) return Refuse(absl::StrCat("last two bytes of route ", i, ": expected 0, got ", raw.zero));
+    if (raw.row >= rows)
+      return Refuse(absl::StrCat("row of route ", i, ": expected 0 to ", rows - 1, ", got ", raw.row));
+    if (raw.zero != 0)
+      return Refuse(absl::StrCat("last two bytes of route ", i, ": expected 0, got ", raw.zero));
     seen |= uint64_t{1} << raw.row;
     into.routes.push_back({.row = raw.row,
                            .expert = static_cast<int32_t>(raw.expert),
@@ -90,7 +99,8 @@ absl::Status DecodeExperts(const Frame& frame, ExpertsRequest& into) {
                            .weight = raw.weight});
   }
   if (std::popcount(seen) != h.rows) {
-    return Refuse(absl::StrCat("routes: expected at least one for each of ", rows, " rows, got them for ", std::popcount(seen)));
+    return Refuse(absl::StrCat("routes: expected at least one for each of ", rows, " rows, got them for ",
+                               std::popcount(seen)));
   }
 
   const Bytes data = frame.payload.subspan(Pad8(rows) + routes.size());
@@ -119,7 +129,9 @@ absl::StatusOr<ExpertsResult> DecodeExpertsResult(const Frame& frame) {
   if (absl::Status bad = CheckIndices(h, result.indices); !bad.ok()) return bad;
   const char* const names[] = {"row list", "bytes per sum", "error flags"};
   for (size_t i = 0; i < 3; ++i) {
-    if (absl::Status bad = CheckPadding(frame.payload.subspan(i * list + rows, list - rows), names[i]); !bad.ok()) return bad;
+    if (absl::Status bad = CheckPadding(frame.payload.subspan(i * list + rows, list - rows), names[i]);
+        !bad.ok())
+      return bad;
   }
   size_t expected = 0;
   for (size_t i = 0; i < rows; ++i) {
@@ -154,23 +166,27 @@ absl::Status DecodeError(const Frame& frame, absl::Status& said) {
   return absl::OkStatus();
 }
 
-absl::Status FrameBuilder::Experts(const FrameKey& key, const RowBlock& block, std::span<const Route> routes) {
+absl::Status FrameBuilder::Experts(const FrameKey& key, const RowBlock& block,
+                                   std::span<const Route> routes) {
   CHECK(block.rows >= 1 && block.rows <= kBlockRows);
   CHECK(block.hidden >= 1 && block.hidden <= kMaxFrameWidth);
   if (routes.empty() || routes.size() > static_cast<size_t>(kMaxFrameRoutes)) {
-    return absl::InvalidArgumentError(absl::StrCat("a part of ", routes.size(), " routes; 1 to ", kMaxFrameRoutes, " fit a frame"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a part of ", routes.size(), " routes; 1 to ", kMaxFrameRoutes, " fit a frame"));
   }
   uint64_t used = 0;
   for (const Route& route : routes) {
     if (route.row < 0 || route.row >= block.rows || route.expert < 0 || route.first_group < 0 ||
         route.first_group > UINT16_MAX || route.groups < 1 || route.groups > UINT16_MAX) {
-      return absl::InvalidArgumentError(absl::StrCat("route of row ", route.row, " of ", block.rows, " to expert ", route.expert,
-                                                     ", groups ", route.first_group, " + ", route.groups, " fits no frame"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("route of row ", route.row, " of ", block.rows, " to expert ", route.expert,
+                       ", groups ", route.first_group, " + ", route.groups, " fits no frame"));
     }
     used |= uint64_t{1} << route.row;
   }
   indices_.clear();
-  for (uint64_t left = used; left != 0; left &= left - 1) indices_.push_back(static_cast<uint8_t>(std::countr_zero(left)));
+  for (uint64_t left = used; left != 0; left &= left - 1)
+    indices_.push_back(static_cast<uint8_t>(std::countr_zero(left)));
   const size_t rows = indices_.size();
 
   head_of_payload_.assign(Pad8(rows) + kRouteBytes * routes.size(), std::byte{0});
@@ -217,7 +233,8 @@ absl::Status FrameBuilder::Experts(const FrameKey& key, const RowBlock& block, s
   return absl::OkStatus();
 }
 
-void FrameBuilder::ExpertsResult(const FrameKey& key, std::span<const uint8_t> indices, int32_t hidden, ExpertSums sums) {
+void FrameBuilder::ExpertsResult(const FrameKey& key, std::span<const uint8_t> indices, int32_t hidden,
+                                 ExpertSums sums) {
   const size_t rows = indices.size();
   const size_t list = Pad8(rows);
   head_of_payload_.assign(3 * list, std::byte{0});
@@ -246,8 +263,8 @@ void FrameBuilder::ExpertsResult(const FrameKey& key, std::span<const uint8_t> i
           .width = hidden});
 }
 
-void FrameBuilder::Matmul(Operation operation, const FrameKey& key, int32_t first_row, const float* values, int32_t rows,
-                          int32_t width) {
+void FrameBuilder::Matmul(Operation operation, const FrameKey& key, int32_t first_row, const float* values,
+                          int32_t rows, int32_t width) {
   parts_.assign(1, Bytes());
   parts_.push_back(View(values, static_cast<size_t>(rows) * static_cast<size_t>(width)));
   Finish({.operation = operation,

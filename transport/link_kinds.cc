@@ -39,9 +39,11 @@ void WakeEvent::Signal() {
 absl::StatusOr<size_t> MessageSize(std::span<const Bytes> parts) {
   size_t size = 0;
   for (const Bytes part : parts) size += part.size();
-  if (size == 0) return absl::InvalidArgumentError("an empty message: a link carries messages of 1 byte or more");
+  if (size == 0)
+    return absl::InvalidArgumentError("an empty message: a link carries messages of 1 byte or more");
   if (size > static_cast<size_t>(kMaxMessageBytes)) {
-    return absl::InvalidArgumentError(absl::StrCat("a message of ", size, " bytes; a link carries at most ", kMaxMessageBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a message of ", size, " bytes; a link carries at most ", kMaxMessageBytes));
   }
   return size;
 }
@@ -51,7 +53,8 @@ absl::Status PeerGone(std::string_view link, std::string_view what) {
 }
 
 absl::Status AcceptTimeout(std::string_view kind, std::string_view address) {
-  return Error(errors::kTimeout, absl::StrCat("no ", ToAbsl(kind), " link arrived at ", ToAbsl(address), " before the deadline"));
+  return Error(errors::kTimeout, absl::StrCat("no ", ToAbsl(kind), " link arrived at ", ToAbsl(address),
+                                              " before the deadline"));
 }
 
 void PollUntil(int fd, short events, const WakeEvent& wake, TimePoint deadline) {
@@ -59,13 +62,15 @@ void PollUntil(int fd, short events, const WakeEvent& wake, TimePoint deadline) 
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
   const timespec timeout{.tv_sec = static_cast<time_t>(std::min<int64_t>(seconds.count(), 3600)),
                          .tv_nsec = static_cast<long>((left - seconds).count())};
-  pollfd watched[] = {{.fd = fd, .events = events, .revents = 0}, {.fd = wake.fd(), .events = POLLIN, .revents = 0}};
+  pollfd watched[] = {{.fd = fd, .events = events, .revents = 0},
+                      {.fd = wake.fd(), .events = POLLIN, .revents = 0}};
   ppoll(watched, 2, &timeout, nullptr);
 }
 
 absl::StatusOr<HostPort> SplitHostPort(std::string_view address) {
   HostPort parts;
-  if (const size_t bracket = address.find(']'); !address.empty() && address.front() == '[' && bracket != address.npos) {
+  if (const size_t bracket = address.find(']');
+      !address.empty() && address.front() == '[' && bracket != address.npos) {
     if (bracket + 1 < address.size() && address[bracket + 1] == ':') {
       parts = {std::string(address.substr(1, bracket - 1)), std::string(address.substr(bracket + 2))};
     }
@@ -74,7 +79,8 @@ absl::StatusOr<HostPort> SplitHostPort(std::string_view address) {
   }
   int port = 0;
   if (parts.host.empty() || !absl::SimpleAtoi(parts.port, &port) || port < 1 || port > 65535) {
-    return Error(errors::kOption, absl::StrCat("link address '", ToAbsl(address), "': expected HOST:PORT or [IPV6]:PORT"));
+    return Error(errors::kOption,
+                 absl::StrCat("link address '", ToAbsl(address), "': expected HOST:PORT or [IPV6]:PORT"));
   }
   return parts;
 }

@@ -36,9 +36,12 @@ absl::Status SendOne(Link& link, Bytes message) { return link.Send(std::span(&me
 }  // namespace
 
 absl::StatusOr<ProbeResult> ProbeLink(Link& link, int64_t out_bytes, int64_t back_bytes, int64_t rounds) {
-  if (out_bytes < kLeast || out_bytes > kMaxMessageBytes || back_bytes < 1 || back_bytes > kMaxMessageBytes || rounds < 1) {
-    return Error(errors::kOption, absl::StrCat("a probe of ", out_bytes, " bytes out, ", back_bytes, " back, ", rounds, " rounds; expected ",
-                                               kLeast, " to ", kMaxMessageBytes, " out, 1 to as many back, 1 or more rounds"));
+  if (out_bytes < kLeast || out_bytes > kMaxMessageBytes || back_bytes < 1 || back_bytes > kMaxMessageBytes ||
+      rounds < 1) {
+    return Error(errors::kOption,
+                 absl::StrCat("a probe of ", out_bytes, " bytes out, ", back_bytes, " back, ", rounds,
+                              " rounds; expected ", kLeast, " to ", kMaxMessageBytes,
+                              " out, 1 to as many back, 1 or more rounds"));
   }
   std::vector<std::byte> out(static_cast<size_t>(out_bytes), std::byte{0x5A});
   std::memcpy(out.data(), &back_bytes, sizeof(back_bytes));
@@ -48,9 +51,11 @@ absl::StatusOr<ProbeResult> ProbeLink(Link& link, int64_t out_bytes, int64_t bac
     const TimePoint began = Clock::Real().Now();
     RETURN_IF_ERROR(SendOne(link, out));
     ASSIGN_OR_RETURN(const Bytes back, Next(link, began + kPatience));
-    if (back.empty()) return Error(errors::kTimeout, absl::StrCat("no answer to a probe over ", link.Describe()));
+    if (back.empty())
+      return Error(errors::kTimeout, absl::StrCat("no answer to a probe over ", link.Describe()));
     if (static_cast<int64_t>(back.size()) != back_bytes) {
-      return Error(errors::kFrame, absl::StrCat("a probe's answer: expected ", back_bytes, " bytes, got ", back.size()));
+      return Error(errors::kFrame,
+                   absl::StrCat("a probe's answer: expected ", back_bytes, " bytes, got ", back.size()));
     }
     if (round >= 0) us.push_back(1e6 * Seconds(Clock::Real().Now() - began));
   }
@@ -71,7 +76,8 @@ absl::Status ServeProbe(Link& link) {
     if (static_cast<int64_t>(probe.size()) >= kLeast) std::memcpy(&wanted, probe.data(), sizeof(wanted));
     if (wanted == 0) return absl::OkStatus();
     if (wanted < 0 || wanted > kMaxMessageBytes) {
-      return Error(errors::kFrame, absl::StrCat("a probe: expected the length of an answer up to ", kMaxMessageBytes, ", got ", wanted));
+      return Error(errors::kFrame, absl::StrCat("a probe: expected the length of an answer up to ",
+                                                kMaxMessageBytes, ", got ", wanted));
     }
     answer.resize(static_cast<size_t>(wanted), std::byte{0xA5});
     RETURN_IF_ERROR(SendOne(link, answer));

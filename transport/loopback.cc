@@ -1,4 +1,5 @@
-// Two ends in one process: a queue of messages each way under one mutex. Tests, simulation and in-process ranks.
+// Two ends in one process: a queue of messages each way under one mutex. Tests, simulation and in-process
+// ranks.
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
@@ -21,13 +22,14 @@ struct Pipe {
   std::condition_variable wake;
   std::deque<std::vector<std::byte>> messages;
   std::vector<std::vector<std::byte>> spare;
-  bool closed = false;                 // the sender is gone
-  std::atomic<int64_t> news{0};        // messages pushed, plus one when closed: what a poll looks at first
+  bool closed = false;           // the sender is gone
+  std::atomic<int64_t> news{0};  // messages pushed, plus one when closed: what a poll looks at first
 };
 
 class LoopbackLink final : public Link {
  public:
-  LoopbackLink(std::shared_ptr<Pipe> out, std::shared_ptr<Pipe> in) : out_(std::move(out)), in_(std::move(in)) {}
+  LoopbackLink(std::shared_ptr<Pipe> out, std::shared_ptr<Pipe> in)
+      : out_(std::move(out)), in_(std::move(in)) {}
   ~LoopbackLink() override {
     Close(*out_);
     Close(*in_);
@@ -67,7 +69,8 @@ class LoopbackLink final : public Link {
     if (absl::Status dead = Dead(); !dead.ok()) return dead;
     if (in_->news.load(std::memory_order_acquire) == taken_) return Bytes();
     const std::lock_guard lock(in_->mutex);
-    if (current_.capacity() > 0 && in_->spare.size() < kSpareBuffers) in_->spare.push_back(std::move(current_));
+    if (current_.capacity() > 0 && in_->spare.size() < kSpareBuffers)
+      in_->spare.push_back(std::move(current_));
     if (in_->messages.empty()) return in_->closed ? absl::StatusOr<Bytes>(Gone()) : Bytes();
     current_ = std::move(in_->messages.front());
     in_->messages.pop_front();
@@ -78,12 +81,15 @@ class LoopbackLink final : public Link {
 
   void Wait(TimePoint deadline) override {
     std::unique_lock lock(in_->mutex);
-    in_->wake.wait_until(lock, deadline, [this] { return !in_->messages.empty() || in_->closed || abort_.raised(); });
+    in_->wake.wait_until(lock, deadline,
+                         [this] { return !in_->messages.empty() || in_->closed || abort_.raised(); });
   }
 
   void Abort(absl::Status why) override {
     abort_.Raise(std::move(why));
-    { const std::lock_guard lock(in_->mutex); }  // a Wait that has just looked must be asleep before it is woken
+    {
+      const std::lock_guard lock(in_->mutex);
+    }  // a Wait that has just looked must be asleep before it is woken
     in_->wake.notify_all();
   }
 
@@ -171,7 +177,8 @@ absl::StatusOr<std::unique_ptr<Link>> ConnectLoopback(std::string_view address) 
   {
     Registry& registry = TheRegistry();
     const std::lock_guard lock(registry.mutex);
-    if (const auto found = registry.listeners.find(address); found != registry.listeners.end()) waiting = found->second;
+    if (const auto found = registry.listeners.find(address); found != registry.listeners.end())
+      waiting = found->second;
   }
   if (waiting == nullptr) {
     return Error(errors::kUnreachable, absl::StrCat("nobody in this process listens on ", ToAbsl(address)));

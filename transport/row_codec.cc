@@ -1,4 +1,5 @@
-// Packing of sums: whole-word stores and loads that overlap their neighbour's bytes, so no element has a branch.
+// Packing of sums: whole-word stores and loads that overlap their neighbour's bytes, so no element has a
+// branch.
 #include "transport/row_codec.h"
 
 #include <bit>
@@ -66,23 +67,36 @@ int SumBytes(const int64_t* sums, int32_t count) {
 
 void PackSums(const int64_t* sums, int32_t count, int bytes, std::byte* out) {
   switch (bytes) {
-    case 4: return Pack4(sums, count, out);
-    case 5: return Pack<5>(sums, count, out);
-    case 6: return Pack<6>(sums, count, out);
-    case 7: return Pack<7>(sums, count, out);
-    case 8: std::memcpy(out, sums, size_t{8} * static_cast<size_t>(count)); return;
-    default: CHECK_EQ(bytes, kMaxSumBytes);
+    case 4:
+      return Pack4(sums, count, out);
+    case 5:
+      return Pack<5>(sums, count, out);
+    case 6:
+      return Pack<6>(sums, count, out);
+    case 7:
+      return Pack<7>(sums, count, out);
+    case 8:
+      std::memcpy(out, sums, size_t{8} * static_cast<size_t>(count));
+      return;
+    default:
+      CHECK_EQ(bytes, kMaxSumBytes);
   }
 }
 
 void AddSums(const std::byte* packed, int32_t count, int bytes, int64_t* sums) {
   switch (bytes) {
-    case 4: return Add4(packed, count, sums);
-    case 5: return Add<5>(packed, count, sums);
-    case 6: return Add<6>(packed, count, sums);
-    case 7: return Add<7>(packed, count, sums);
-    case 8: return Add<8>(packed, count, sums);
-    default: CHECK_EQ(bytes, kMaxSumBytes);
+    case 4:
+      return Add4(packed, count, sums);
+    case 5:
+      return Add<5>(packed, count, sums);
+    case 6:
+      return Add<6>(packed, count, sums);
+    case 7:
+      return Add<7>(packed, count, sums);
+    case 8:
+      return Add<8>(packed, count, sums);
+    default:
+      CHECK_EQ(bytes, kMaxSumBytes);
   }
 }
 

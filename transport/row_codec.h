@@ -1,4 +1,5 @@
-// Rows as they travel: a row of sums in the narrowest whole number of bytes per element that holds it, without loss.
+// Rows as they travel: a row of sums in the narrowest whole number of bytes per element that holds it,
+// without loss.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +15,8 @@ constexpr int32_t ScalesOf(int32_t hidden) { return (hidden + kScaleColumns - 1)
 
 // Bytes of one row: kInt16Group128 has its codes and scales, kFloat32 its values.
 constexpr int64_t RowBytes(RowFormat format, int32_t hidden) {
-  return format == RowFormat::kInt16Group128 ? int64_t{2} * hidden + int64_t{4} * ScalesOf(hidden) : int64_t{4} * hidden;
+  return format == RowFormat::kInt16Group128 ? int64_t{2} * hidden + int64_t{4} * ScalesOf(hidden)
+                                             : int64_t{4} * hidden;
 }
 
 inline constexpr int kMinSumBytes = 4;
@@ -26,7 +28,8 @@ int SumBytes(const int64_t* sums, int32_t count);
 // Writes the low `bytes` bytes of every element of `sums` [count], little-endian, to `out` [count * bytes].
 void PackSums(const int64_t* sums, int32_t count, int bytes, std::byte* out);
 
-// Adds `count` elements of `bytes` bytes each to `sums` [count], modulo 2^64: a peer's nonsense is wrong, never undefined.
+// Adds `count` elements of `bytes` bytes each to `sums` [count], modulo 2^64: a peer's nonsense is wrong,
+// never undefined.
 void AddSums(const std::byte* packed, int32_t count, int bytes, int64_t* sums);
 
 }  // namespace paceline

@@ -11,7 +11,8 @@ namespace paceline {
 namespace {
 
 absl::Status NotBuilt(std::string_view kind) {
-  return Error(errors::kLinkAbsent, absl::StrCat("this build has no link '", ToAbsl(kind), "'; it has ", absl::StrJoin(LinkKinds(), ", ")));
+  return Error(errors::kLinkAbsent, absl::StrCat("this build has no link '", ToAbsl(kind), "'; it has ",
+                                                 absl::StrJoin(LinkKinds(), ", ")));
 }
 
 }  // namespace
@@ -22,14 +23,16 @@ std::vector<std::string> LinkKinds() {
   return kinds;
 }
 
-absl::StatusOr<std::unique_ptr<LinkListener>> ListenLink(std::string_view kind, std::string_view host, int port) {
+absl::StatusOr<std::unique_ptr<LinkListener>> ListenLink(std::string_view kind, std::string_view host,
+                                                         int port) {
   if (kind == "loopback") return ListenLoopback();
   if (kind == "tcp") return ListenTcp(host, port);
   if (kind == "ucx" && UcxIsBuilt()) return ListenUcx(host, port);
   return NotBuilt(kind);
 }
 
-absl::StatusOr<std::unique_ptr<Link>> ConnectLink(std::string_view kind, std::string_view address, TimePoint deadline) {
+absl::StatusOr<std::unique_ptr<Link>> ConnectLink(std::string_view kind, std::string_view address,
+                                                  TimePoint deadline) {
   if (kind == "loopback") return ConnectLoopback(address);
   if (kind == "tcp") return ConnectTcp(address, deadline);
   if (kind == "ucx" && UcxIsBuilt()) return ConnectUcx(address, deadline);

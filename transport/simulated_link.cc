@@ -61,7 +61,7 @@ class SimulatedLink final : public Link {
     const absl::Status pumped = Pump();
     if (abort_.raised() || (!pumped.ok() && in_.queue.empty())) return;
     const TimePoint now = clock_.Now();
-    Duration sleep = deadline - now;
+    Duration sleep = std::min<Duration>(deadline - now, std::chrono::hours(1));
     for (const Direction* d : {&out_, &in_}) {
       if (!d->queue.empty()) sleep = std::min(sleep, d->queue.front().due - now - kSleepError);
     }
@@ -100,18 +100,24 @@ class SimulatedLink final : public Link {
       dead_ = PeerGone(Describe(), "the simulated wire was cut");
       inner_->Abort(dead_);
     }
-    if (!dead_.ok() || (options_.drop_after_messages >= 0 && index >= options_.drop_after_messages)) return Keep(std::move(message));
+    if (!dead_.ok() || (options_.drop_after_messages >= 0 && index >= options_.drop_after_messages))
+      return Keep(std::move(message));
     if (index == options_.corrupt_message_index) {
-      const uint64_t at = RandomBits(options_.seed, 2, RandomPurpose::kSimulatedLink, static_cast<uint64_t>(index), 0) % (8 * message.size());
+      const uint64_t at =
+          RandomBits(options_.seed, 2, RandomPurpose::kSimulatedLink, static_cast<uint64_t>(index), 0) %
+          (8 * message.size());
       message[at / 8] ^= static_cast<std::byte>(1 << at % 8);
     }
     direction.free = std::max(direction.free, now);
     if (options_.bandwidth > 0) {
-      direction.free += Duration(std::llround(8e9 * static_cast<double>(message.size()) / options_.bandwidth));
+      direction.free +=
+          Duration(std::llround(8e9 * static_cast<double>(message.size()) / options_.bandwidth));
     }
-    const uint64_t draw = RandomBits(options_.seed, which, RandomPurpose::kSimulatedLink, direction.count++, 0);
+    const uint64_t draw =
+        RandomBits(options_.seed, which, RandomPurpose::kSimulatedLink, direction.count++, 0);
     const double uniform = static_cast<double>(draw >> 11) * 0x1p-52 - 1;  // [-1, 1)
-    const Duration delay = options_.rtt / 2 + Duration(std::llround(uniform * static_cast<double>(options_.jitter.count())));
+    const Duration delay =
+        options_.rtt / 2 + Duration(std::llround(uniform * static_cast<double>(options_.jitter.count())));
     direction.last = std::max(direction.last, direction.free + std::max(delay, Duration::zero()));
     direction.queue.push_back({direction.last, std::move(message)});
   }
@@ -172,17 +178,20 @@ absl::StatusOr<double> ParseUnits(std::string_view key, std::string_view text, s
   double number = 0;
   std::string known;
   for (const Unit& unit : units) {
-    if (text.substr(end) == unit.name && absl::SimpleAtod(ToAbsl(text.substr(0, end)), &number)) return number * unit.factor;
+    if (text.substr(end) == unit.name && absl::SimpleAtod(ToAbsl(text.substr(0, end)), &number))
+      return number * unit.factor;
     absl::StrAppend(&known, known.empty() ? "" : ", ", ToAbsl(unit.name));
   }
-  return Error(errors::kOption,
-               absl::StrCat("simulate-link ", ToAbsl(key), ": expected a number and one of ", known, ", got '", ToAbsl(text), "'"));
+  return Error(errors::kOption, absl::StrCat("simulate-link ", ToAbsl(key), ": expected a number and one of ",
+                                             known, ", got '", ToAbsl(text), "'"));
 }
 
 absl::StatusOr<Duration> ParseDuration(std::string_view key, std::string_view text) {
   constexpr Unit kUnits[] = {{"ns", 1}, {"us", 1e3}, {"ms", 1e6}, {"s", 1e9}};
   ASSIGN_OR_RETURN(const double ns, ParseUnits(key, text, kUnits));
-  if (ns > 3.6e12) return Error(errors::kOption, absl::StrCat("simulate-link ", ToAbsl(key), ": expected at most an hour, got ", ToAbsl(text)));
+  if (ns > 3.6e12)
+    return Error(errors::kOption, absl::StrCat("simulate-link ", ToAbsl(key),
+                                               ": expected at most an hour, got ", ToAbsl(text)));
   return Duration(std::llround(ns));
 }
 
@@ -204,19 +213,24 @@ absl::StatusOr<SimulationOptions> ParseSimulation(std::string_view text) {
     } else if (key == "bandwidth") {
       constexpr Unit kUnits[] = {{"bit", 1}, {"Kbit", 1e3}, {"Mbit", 1e6}, {"Gbit", 1e9}};
       ASSIGN_OR_RETURN(options.bandwidth, ParseUnits(key, value, kUnits));
-      if (options.bandwidth < 1000) return Error(errors::kOption, "simulate-link bandwidth: expected at least 1Kbit");
+      if (options.bandwidth < 1000)
+        return Error(errors::kOption, "simulate-link bandwidth: expected at least 1Kbit");
     } else if (key == "seed") {
       if (!absl::SimpleAtoi(ToAbsl(value), &options.seed)) {
-        return Error(errors::kOption, absl::StrCat("simulate-link seed: expected a whole number, got '", ToAbsl(value), "'"));
+        return Error(errors::kOption,
+                     absl::StrCat("simulate-link seed: expected a whole number, got '", ToAbsl(value), "'"));
       }
     } else {
-      return Error(errors::kOption, absl::StrCat("simulate-link: expected rtt=, jitter=, bandwidth= or seed=, got '", ToAbsl(item), "'"));
+      return Error(errors::kOption,
+                   absl::StrCat("simulate-link: expected rtt=, jitter=, bandwidth= or seed=, got '",
+                                ToAbsl(item), "'"));
     }
   }
   return options;
 }
 
-std::unique_ptr<Link> WrapSimulated(std::unique_ptr<Link> inner, const SimulationOptions& options, Clock& clock) {
+std::unique_ptr<Link> WrapSimulated(std::unique_ptr<Link> inner, const SimulationOptions& options,
+                                    Clock& clock) {
   return std::make_unique<SimulatedLink>(std::move(inner), options, clock);
 }
 

@@ -1,5 +1,6 @@
-// The tcp link: a little-endian 32-bit length before every message, TCP_NODELAY, one sendmsg per message when the kernel
-// takes it whole. Sockets never block; what the kernel refuses waits in a queue that every later call pushes on.
+// The tcp link: a little-endian 32-bit length before every message, TCP_NODELAY, one sendmsg per message when
+// the kernel takes it whole. Sockets never block; what the kernel refuses waits in a queue that every later
+// call pushes on.
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -25,8 +26,8 @@ namespace paceline {
 namespace {
 
 constexpr size_t kPrefixBytes = 4;
-constexpr size_t kMaxParts = 512;           // of one sendmsg; the kernel's bound is 1,024
-constexpr size_t kFirstBuffer = 64 << 10;   // bytes
+constexpr size_t kMaxParts = 512;          // of one sendmsg; the kernel's bound is 1,024
+constexpr size_t kFirstBuffer = 64 << 10;  // bytes
 
 std::string Errno() { return std::strerror(errno); }
 
@@ -86,10 +87,16 @@ class TcpLink final : public Link {
       size_t count = 0;
       pieces[count++] = {const_cast<uint32_t*>(&prefix), kPrefixBytes};
       for (const Bytes part : parts) pieces[count++] = {const_cast<std::byte*>(part.data()), part.size()};
-      const msghdr message{.msg_name = nullptr, .msg_namelen = 0, .msg_iov = pieces.data(), .msg_iovlen = count,
-                           .msg_control = nullptr, .msg_controllen = 0, .msg_flags = 0};
+      const msghdr message{.msg_name = nullptr,
+                           .msg_namelen = 0,
+                           .msg_iov = pieces.data(),
+                           .msg_iovlen = count,
+                           .msg_control = nullptr,
+                           .msg_controllen = 0,
+                           .msg_flags = 0};
       const ssize_t taken = sendmsg(socket_.fd(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-      if (taken < 0 && !WouldBlock()) return send_failed_ = PeerGone(name_, absl::StrCat("sending failed: ", Errno()));
+      if (taken < 0 && !WouldBlock())
+        return send_failed_ = PeerGone(name_, absl::StrCat("sending failed: ", Errno()));
       sent = taken < 0 ? 0 : static_cast<size_t>(taken);
     }
     if (sent < kPrefixBytes + size) {
@@ -111,8 +118,8 @@ class TcpLink final : public Link {
         uint32_t size;
         std::memcpy(&size, in_.data() + begin_, kPrefixBytes);
         if (size == 0 || size > kMaxMessageBytes) {
-          return Die(absl::StrCat("a message of ", size, " bytes was announced; expected 1 to ", kMaxMessageBytes,
-                                  ", so this is no Paceline link"));
+          return Die(absl::StrCat("a message of ", size, " bytes was announced; expected 1 to ",
+                                  kMaxMessageBytes, ", so this is no Paceline link"));
         }
         wanted += size;
         if (have >= wanted) {
@@ -177,7 +184,8 @@ class TcpLink final : public Link {
 
   absl::Status Flush() {
     while (pending()) {
-      const ssize_t taken = send(socket_.fd(), out_.data() + out_begin_, out_.size() - out_begin_, MSG_NOSIGNAL | MSG_DONTWAIT);
+      const ssize_t taken =
+          send(socket_.fd(), out_.data() + out_begin_, out_.size() - out_begin_, MSG_NOSIGNAL | MSG_DONTWAIT);
       if (taken < 0) {
         if (WouldBlock()) return absl::OkStatus();
         return PeerGone(name_, absl::StrCat("sending failed: ", Errno()));
@@ -189,8 +197,9 @@ class TcpLink final : public Link {
     return absl::OkStatus();
   }
 
-  // Room behind end_ for a message of `wanted` bytes of which `have` came. The buffer follows what arrived, not what was
-  // announced: a peer must send a quarter of a large message before memory for the next step is taken.
+  // Room behind end_ for a message of `wanted` bytes of which `have` came. The buffer follows what arrived,
+  // not what was announced: a peer must send a quarter of a large message before memory for the next step is
+  // taken.
   void MakeRoom(size_t have, size_t wanted) {
     if (have == 0) begin_ = end_ = 0;
     if (begin_ + wanted > in_.capacity() && begin_ > 0) {
@@ -198,7 +207,8 @@ class TcpLink final : public Link {
       begin_ = 0;
       end_ = have;
     }
-    if (end_ == in_.capacity()) in_.Reserve(std::max(kFirstBuffer, std::min(wanted + kFirstBuffer, 4 * have)), have);
+    if (end_ == in_.capacity())
+      in_.Reserve(std::max(kFirstBuffer, std::min(wanted + kFirstBuffer, 4 * have)), have);
   }
 
   Socket socket_;
@@ -206,11 +216,11 @@ class TcpLink final : public Link {
   WakeEvent wake_;
   AbortFlag abort_;
   absl::Status dead_;
-  absl::Status send_failed_;    // messages that came before are still handed out
+  absl::Status send_failed_;  // messages that came before are still handed out
   Buffer in_;
-  size_t begin_ = 0;            // of the first message in `in_`
+  size_t begin_ = 0;  // of the first message in `in_`
   size_t end_ = 0;
-  size_t current_ = 0;          // bytes of the message handed out last, with its prefix
+  size_t current_ = 0;  // bytes of the message handed out last, with its prefix
   std::vector<std::byte> out_;
   size_t out_begin_ = 0;
   int64_t bytes_ = 0;
@@ -247,7 +257,8 @@ std::string NameOf(const sockaddr_storage& address) {
 
 class TcpListener final : public LinkListener {
  public:
-  TcpListener(Socket socket, std::string address) : socket_(std::move(socket)), address_(std::move(address)) {}
+  TcpListener(Socket socket, std::string address)
+      : socket_(std::move(socket)), address_(std::move(address)) {}
 
   std::string address() const override { return address_; }
 
@@ -255,10 +266,13 @@ class TcpListener final : public LinkListener {
     for (;;) {
       sockaddr_storage peer{};
       socklen_t size = sizeof(peer);
-      const int fd = accept4(socket_.fd(), reinterpret_cast<sockaddr*>(&peer), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+      const int fd =
+          accept4(socket_.fd(), reinterpret_cast<sockaddr*>(&peer), &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
       if (fd >= 0) return std::make_unique<TcpLink>(Socket(fd), NameOf(peer));
-      const bool transient = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ECONNABORTED;
-      if (!transient) return Error(errors::kUnreachable, absl::StrCat("accepting on ", address_, " failed: ", Errno()));
+      const bool transient =
+          errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ECONNABORTED;
+      if (!transient)
+        return Error(errors::kUnreachable, absl::StrCat("accepting on ", address_, " failed: ", Errno()));
       if (Clock::Real().Now() >= deadline) return AcceptTimeout("tcp", address_);
       PollUntil(socket_.fd(), POLLIN, wake_, deadline);
     }
@@ -273,13 +287,15 @@ class TcpListener final : public LinkListener {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LinkListener>> ListenTcp(std::string_view host, int port) {
-  ASSIGN_OR_RETURN(const Addresses list, Resolve(std::string(host), absl::StrCat(port), AI_PASSIVE | AI_NUMERICSERV));
+  ASSIGN_OR_RETURN(const Addresses list,
+                   Resolve(std::string(host), absl::StrCat(port), AI_PASSIVE | AI_NUMERICSERV));
   std::string last;
   for (const addrinfo* a = list.get(); a != nullptr; a = a->ai_next) {
     Socket socket(::socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
     const int on = 1;
     setsockopt(socket.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (socket.fd() < 0 || bind(socket.fd(), a->ai_addr, a->ai_addrlen) != 0 || listen(socket.fd(), 64) != 0) {
+    if (socket.fd() < 0 || bind(socket.fd(), a->ai_addr, a->ai_addrlen) != 0 ||
+        listen(socket.fd(), 64) != 0) {
       last = Errno();
       continue;
     }
@@ -306,7 +322,8 @@ absl::StatusOr<std::unique_ptr<Link>> ConnectTcp(std::string_view address, TimeP
       pollfd ready{.fd = socket.fd(), .events = POLLOUT, .revents = 0};
       if (poll(&ready, 1, 0) > 0) break;
       if (Clock::Real().Now() >= deadline) {
-        return Error(errors::kTimeout, absl::StrCat("no answer from ", ToAbsl(address), " before the deadline"));
+        return Error(errors::kTimeout,
+                     absl::StrCat("no answer from ", ToAbsl(address), " before the deadline"));
       }
       PollUntil(socket.fd(), POLLOUT, never, deadline);
     }

@@ -1,5 +1,6 @@
-// The ucx link: UCX active messages over one UCP worker per link, connected by socket address. The only file that knows
-// UCX. Written against UCX 1.13 (ucp/api/ucp.h). Any peer that reaches its port can write memory: isolated networks only.
+// The ucx link: UCX active messages over one UCP worker per link, connected by socket address. The only file
+// that knows UCX. Written against UCX 1.13 (ucp/api/ucp.h). Any peer that reaches its port can write memory:
+// isolated networks only.
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <poll.h>
@@ -21,12 +22,13 @@
 namespace paceline {
 namespace {
 
-constexpr unsigned kMessageId = 1;        // active message of a Send; its header is the message's number
-constexpr unsigned kHelloId = 2;          // active message without data, sent once by both ends
+constexpr unsigned kMessageId = 1;  // active message of a Send; its header is the message's number
+constexpr unsigned kHelloId = 2;    // active message without data, sent once by both ends
 constexpr uint64_t kHello = 0x31584C5058435500;  // its header
 constexpr size_t kSpareBuffers = 16;
-constexpr Duration kGreeting = std::chrono::seconds(5);      // how long a silent client may hold up Accept
-constexpr Duration kFarewell = std::chrono::milliseconds(500);  // for queued sends and the close of an endpoint
+constexpr Duration kGreeting = std::chrono::seconds(5);  // how long a silent client may hold up Accept
+constexpr Duration kFarewell =
+    std::chrono::milliseconds(500);  // for queued sends and the close of an endpoint
 
 absl::Status UcxFailed(const ErrorCode& code, std::string_view what, ucs_status_t status) {
   return Error(code, absl::StrCat("ucx: ", ToAbsl(what), ": ", ucs_status_string(status)));
@@ -36,15 +38,16 @@ absl::Status UcxFailed(const ErrorCode& code, std::string_view what, ucs_status_
 class Context {
  public:
   static absl::StatusOr<std::shared_ptr<Context>> Make() {
-    // Read by UCX when the configuration is; what the operator has set stays. Shared memory refuses peer failure handling
-    // without the first (and UCX warns of the variable where UCX_TLS leaves shared memory out); rendezvous costs a second
-    // round trip, which only large messages repay.
+    // Read by UCX when the configuration is; what the operator has set stays. Shared memory refuses peer
+    // failure handling without the first (and UCX warns of the variable where UCX_TLS leaves shared memory
+    // out); rendezvous costs a second round trip, which only large messages repay.
     const char* transports = std::getenv("UCX_TLS");
     const std::string_view chosen = transports == nullptr ? "all" : transports;
     for (const char* shared_memory : {"all", "posix", "shm", "sm"}) {
       if (chosen.find(shared_memory) != chosen.npos) setenv("UCX_POSIX_ERROR_HANDLING", "y", 0);
     }
     setenv("UCX_RNDV_THRESH", "256K", 0);
+    setenv("UCX_TCP_CM_REUSEADDR", "y", 0);  // a head that restarts finds its port
     ucp_config_t* config = nullptr;
     if (const ucs_status_t bad = ucp_config_read(nullptr, nullptr, &config); bad != UCS_OK) {
       return UcxFailed(errors::kLinkAbsent, "reading its configuration failed", bad);
@@ -56,7 +59,9 @@ class Context {
     auto context = std::make_shared<Context>();
     const ucs_status_t bad = ucp_init(&params, config, &context->handle_);
     ucp_config_release(config);
-    if (bad != UCS_OK) return UcxFailed(errors::kLinkAbsent, "starting failed (UCX_TLS names no transport that works here?)", bad);
+    if (bad != UCS_OK)
+      return UcxFailed(errors::kLinkAbsent, "starting failed (UCX_TLS names no transport that works here?)",
+                       bad);
     return context;
   }
   ~Context() {
@@ -77,7 +82,8 @@ class Progress {
     ucp_worker_params_t params{};
     params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
     params.thread_mode = UCS_THREAD_MODE_SERIALIZED;  // made on one thread, used on another
-    if (const ucs_status_t bad = ucp_worker_create(progress->context_->handle(), &params, &progress->worker_); bad != UCS_OK) {
+    if (const ucs_status_t bad = ucp_worker_create(progress->context_->handle(), &params, &progress->worker_);
+        bad != UCS_OK) {
       return UcxFailed(errors::kLinkAbsent, "making a worker failed", bad);
     }
     if (const ucs_status_t bad = ucp_worker_get_efd(progress->worker_, &progress->fd_); bad != UCS_OK) {
@@ -106,7 +112,8 @@ class Progress {
 
 class UcxLink final : public Link {
  public:
-  UcxLink(std::unique_ptr<Progress> progress, std::string peer) : progress_(std::move(progress)), name_("ucx " + peer) {}
+  UcxLink(std::unique_ptr<Progress> progress, std::string peer)
+      : progress_(std::move(progress)), name_("ucx " + peer) {}
 
   // Exactly one of `request` and `address` is given.
   absl::Status Open(ucp_conn_request_h request, const sockaddr* address, socklen_t address_size) {
@@ -133,13 +140,15 @@ class UcxLink final : public Link {
     return absl::OkStatus();
   }
 
-  // Both ends must make progress until the transports behind the socket address are wired up, or neither gets there; so
-  // neither returns before it has heard the other.
+  // Both ends must make progress until the transports behind the socket address are wired up, or neither gets
+  // there; so neither returns before it has heard the other.
   absl::Status Greet(TimePoint deadline) {
     ucp_request_param_t params{};
     void* request = ucp_am_send_nbx(endpoint_, kHelloId, &kHello, sizeof(kHello), nullptr, 0, &params);
     if (UCS_PTR_IS_ERR(request)) failure_ = UCS_PTR_STATUS(request);
-    const auto sent = [&] { return !UCS_PTR_IS_PTR(request) || ucp_request_check_status(request) != UCS_INPROGRESS; };
+    const auto sent = [&] {
+      return !UCS_PTR_IS_PTR(request) || ucp_request_check_status(request) != UCS_INPROGRESS;
+    };
     while (failure_ == UCS_OK && !(greeted_ && sent()) && Clock::Real().Now() < deadline) {
       progress_->Run();
       if (failure_ == UCS_OK && !(greeted_ && sent())) progress_->Sleep(wake_, deadline);
@@ -148,8 +157,10 @@ class UcxLink final : public Link {
       if (!sent()) ucp_request_cancel(progress_->worker(), request);
       ucp_request_free(request);
     }
-    if (failure_ != UCS_OK) return UcxFailed(errors::kUnreachable, absl::StrCat("connecting ", name_, " failed"), failure_);
-    if (!greeted_) return Error(errors::kTimeout, absl::StrCat("no answer from ", name_, " before the deadline"));
+    if (failure_ != UCS_OK)
+      return UcxFailed(errors::kUnreachable, absl::StrCat("connecting ", name_, " failed"), failure_);
+    if (!greeted_)
+      return Error(errors::kTimeout, absl::StrCat("no answer from ", name_, " before the deadline"));
     return absl::OkStatus();
   }
 
@@ -190,7 +201,8 @@ class UcxLink final : public Link {
     params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
     params.cb.send = OnSent;
     params.user_data = out.get();
-    void* request = ucp_am_send_nbx(endpoint_, kMessageId, &out->sequence, sizeof(out->sequence), out->data.data(), size, &params);
+    void* request = ucp_am_send_nbx(endpoint_, kMessageId, &out->sequence, sizeof(out->sequence),
+                                    out->data.data(), size, &params);
     if (UCS_PTR_IS_ERR(request)) {
       failure_ = UCS_PTR_STATUS(request);
       return Dead();
@@ -248,17 +260,19 @@ class UcxLink final : public Link {
 
   absl::Status Handle(unsigned id, ucp_am_recv_callback_t callback) {
     ucp_am_handler_param_t handler{};
-    handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS | UCP_AM_HANDLER_PARAM_FIELD_CB |
-                         UCP_AM_HANDLER_PARAM_FIELD_ARG;
+    handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                         UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
     handler.id = id;
     handler.flags = UCP_AM_FLAG_WHOLE_MSG;
     handler.cb = callback;
     handler.arg = this;
     const ucs_status_t bad = ucp_worker_set_am_recv_handler(progress_->worker(), &handler);
-    return bad == UCS_OK ? absl::OkStatus() : UcxFailed(errors::kLinkAbsent, "active messages are not to be had", bad);
+    return bad == UCS_OK ? absl::OkStatus()
+                         : UcxFailed(errors::kLinkAbsent, "active messages are not to be had", bad);
   }
 
-  static ucs_status_t OnHello(void* arg, const void* header, size_t header_size, void*, size_t size, const ucp_am_recv_param_t*) {
+  static ucs_status_t OnHello(void* arg, const void* header, size_t header_size, void*, size_t size,
+                              const ucp_am_recv_param_t*) {
     auto* link = static_cast<UcxLink*>(arg);
     if (header_size != sizeof(kHello) || size != 0 || std::memcmp(header, &kHello, sizeof(kHello)) != 0) {
       link->failure_ = UCS_ERR_INVALID_PARAM;
@@ -295,7 +309,9 @@ class UcxLink final : public Link {
     return data;
   }
 
-  static void OnError(void* arg, ucp_ep_h, ucs_status_t status) { static_cast<UcxLink*>(arg)->failure_ = status; }
+  static void OnError(void* arg, ucp_ep_h, ucs_status_t status) {
+    static_cast<UcxLink*>(arg)->failure_ = status;
+  }
 
   static void OnSent(void* request, ucs_status_t status, void* user_data) {
     std::unique_ptr<Outgoing> out(static_cast<Outgoing*>(user_data));
@@ -310,7 +326,8 @@ class UcxLink final : public Link {
                                 const ucp_am_recv_param_t* param) {
     auto* link = static_cast<UcxLink*>(arg);
     uint64_t sequence;
-    if (header_size != sizeof(sequence) || size == 0 || size > static_cast<size_t>(kMaxMessageBytes) || link->closing_) {
+    if (header_size != sizeof(sequence) || size == 0 || size > static_cast<size_t>(kMaxMessageBytes) ||
+        link->closing_) {
       link->failure_ = UCS_ERR_INVALID_PARAM;  // no Paceline peer sends this
       return UCS_OK;
     }
@@ -356,7 +373,8 @@ class UcxLink final : public Link {
 
   // A sequence that was seen before can only come from a broken peer.
   void Arrive(uint64_t sequence, std::vector<std::byte> message) {
-    if (sequence < next_in_ || !arrived_.emplace(sequence, std::move(message)).second) failure_ = UCS_ERR_INVALID_PARAM;
+    if (sequence < next_in_ || !arrived_.emplace(sequence, std::move(message)).second)
+      failure_ = UCS_ERR_INVALID_PARAM;
   }
 
   std::unique_ptr<Progress> progress_;
@@ -413,7 +431,8 @@ class UcxListener final : public LinkListener {
   }
 
   absl::Status Open(std::string_view host, int port) {
-    ASSIGN_OR_RETURN(const Resolved where, Resolve(std::string(host), absl::StrCat(port), AI_PASSIVE | AI_NUMERICSERV));
+    ASSIGN_OR_RETURN(const Resolved where,
+                     Resolve(std::string(host), absl::StrCat(port), AI_PASSIVE | AI_NUMERICSERV));
     ucp_listener_params_t params{};
     params.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
     params.sockaddr.addr = reinterpret_cast<const sockaddr*>(&where.address);
@@ -422,9 +441,11 @@ class UcxListener final : public LinkListener {
       static_cast<UcxListener*>(arg)->requests_.push_back(request);
     };
     params.conn_handler.arg = this;
-    if (const ucs_status_t bad = ucp_listener_create(progress_->worker(), &params, &listener_); bad != UCS_OK) {
+    if (const ucs_status_t bad = ucp_listener_create(progress_->worker(), &params, &listener_);
+        bad != UCS_OK) {
       listener_ = nullptr;
-      return UcxFailed(errors::kUnreachable, absl::StrCat("cannot listen on ", JoinHostPort(host, port)), bad);
+      return UcxFailed(errors::kUnreachable, absl::StrCat("cannot listen on ", JoinHostPort(host, port)),
+                       bad);
     }
     ucp_listener_attr_t attributes{};
     attributes.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;

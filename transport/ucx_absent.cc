@@ -5,7 +5,10 @@
 namespace paceline {
 namespace {
 
-absl::Status Absent() { return Error(errors::kLinkAbsent, "this build has no ucx link; install UCX and configure with PACELINE_UCX=ON"); }
+absl::Status Absent() {
+  return Error(errors::kLinkAbsent,
+               "this build has no ucx link; install UCX and configure with PACELINE_UCX=ON");
+}
 
 }  // namespace
 

@@ -1,5 +1,5 @@
-// How an owner of links waits: poll for a bounded time, then sleep in Link::Wait. A wake-up costs tens of microseconds, a
-// poll well under one; longer polling would take the core from a thread that computes.
+// How an owner of links waits: poll for a bounded time, then sleep in Link::Wait. A wake-up costs tens of
+// microseconds, a poll well under one; longer polling would take the core from a thread that computes.
 #pragma once
 
 #include <sched.h>

@@ -1,4 +1,5 @@
-// The engine over a trunk without a model: concurrency, cancellation, failure of a step and of a row, readiness.
+// The engine over a trunk without a model: concurrency, cancellation, failure of a step and of a row,
+// readiness.
 #include "coordinator/engine.h"
 
 #include <atomic>
@@ -81,9 +82,11 @@ GenerationEnd Drain(GenerationQueue& queue, int* tokens = nullptr) {
 
 class EngineTest : public ::testing::Test {
  protected:
-  Engine& Start(SchedulerOptions options = {}, GenerationDefaults defaults = {}, Clock* clock = &Clock::Real()) {
+  Engine& Start(SchedulerOptions options = {}, GenerationDefaults defaults = {},
+                Clock* clock = &Clock::Real()) {
     cluster_.Set(TwoNodes());
-    engine_ = std::make_unique<Engine>(Engine::Parts{&trunk_, &tokenizer_, &cluster_, clock}, defaults, options);
+    engine_ =
+        std::make_unique<Engine>(Engine::Parts{&trunk_, &tokenizer_, &cluster_, clock}, defaults, options);
     engine_->Start();
     return *engine_;
   }
@@ -164,7 +167,7 @@ TEST_F(EngineTest, CancelEndsWithinAStepAndFreesTheSlot) {
   gate_.release();
   at_gate_.acquire();  // inside the second
   (*ticket)->Cancel();
-  gate_.release();     // the second ends; there is no third
+  gate_.release();  // the second ends; there is no third
   int tokens = 0;
   const GenerationEnd end = Drain(*queue, &tokens);
   EXPECT_TRUE(end.status.ok());
@@ -199,7 +202,8 @@ TEST_F(EngineTest, ALostWorkerEndsTheRequestsOfTheStepAndTheEngineGoesOn) {
 
 TEST_F(EngineTest, ARowErrorEndsItsOwnRequestOnly) {
   trunk_.row_error = [](const SequenceRows&, const std::vector<TokenId>& prefix) {
-    return prefix[0] == 99 && prefix.size() > 4 ? Error(errors::kNonFinite, "a leaf is not finite") : absl::OkStatus();
+    return prefix[0] == 99 && prefix.size() > 4 ? Error(errors::kNonFinite, "a leaf is not finite")
+                                                : absl::OkStatus();
   };
   Engine& engine = Start();
   absl::Status bad_status;
@@ -323,6 +327,11 @@ TEST_F(EngineTest, StopEndsWhatRuns) {
   ASSERT_TRUE(engine.Submit(Ids({1}, 1000), queue).ok());
   at_gate_.acquire();
   std::thread stopper([&] { engine.Stop(); });
+  // The step is held until the engine refuses new requests, so the request cannot end on its own first.
+  const auto refusal = [&] {
+    return engine.Submit(Ids({1}, 1), std::make_shared<GenerationQueue>()).status();
+  };
+  while (FactsOf(refusal()).reason != reasons::kDraining) std::this_thread::yield();
   gate_.release(1 << 19);
   stopper.join();
   const GenerationEnd end = Drain(*queue);
@@ -335,7 +344,7 @@ TEST_F(EngineTest, TheTimeLimitIsAReasonAfterTokensAndAnErrorBefore) {
   ManualClock clock;
   Gate();
   Engine& engine = Start({}, {}, &clock);
-  GenerateRequest request = Ids({1}, 1000);
+  GenerateRequest request = Ids({1}, 300);
   request.stopping.time_limit = std::chrono::seconds(5);
   auto queue = std::make_shared<GenerationQueue>();
   ASSERT_TRUE(engine.Submit(request, queue).ok());

@@ -1,4 +1,5 @@
-// A tokenizer of one token per listed string, the longest match first. Enough to write prompts and read text in tests.
+// A tokenizer of one token per listed string, the longest match first. Enough to write prompts and read text
+// in tests.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +37,9 @@ class FakeTokenizer final : public Tokenizer {
     return HasToken(id) ? std::string_view(tokens_[id]) : std::string_view();
   }
   bool HasToken(TokenId id) const override { return id >= 0 && id < size(); }
-  bool IsSpecial(TokenId id) const override { return std::find(special_.begin(), special_.end(), id) != special_.end(); }
+  bool IsSpecial(TokenId id) const override {
+    return std::find(special_.begin(), special_.end(), id) != special_.end();
+  }
   int64_t size() const override { return static_cast<int64_t>(tokens_.size()); }
 
  private:

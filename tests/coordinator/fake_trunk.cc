@@ -60,7 +60,8 @@ void FakeTrunk::Check(const StepPlan& plan) {
       state->second.slot = rows.slot;
       state->second.pages = rows.pages;
     }
-    EXPECT_EQ(rows.first_position, static_cast<int64_t>(state->second.fed.size())) << "positions are not contiguous";
+    EXPECT_EQ(rows.first_position, static_cast<int64_t>(state->second.fed.size()))
+        << "positions are not contiguous";
     EXPECT_EQ(rows.slot, state->second.slot) << "a slot changed";
     EXPECT_EQ(rows.pages, state->second.pages) << "pages changed";
   }

@@ -1,5 +1,6 @@
-// A trunk without a model. It checks every plan against the rules of base/step.h and draws tokens by a function of the
-// tokens fed so far, as a model does: what comes out must not depend on how rows were batched.
+// A trunk without a model. It checks every plan against the rules of base/step.h and draws tokens by a
+// function of the tokens fed so far, as a model does: what comes out must not depend on how rows were
+// batched.
 #pragma once
 
 #include <functional>

@@ -14,7 +14,8 @@ namespace {
 using ::testing::HasSubstr;
 
 std::vector<LayerShape> Layers() {
-  return {{8, 4, 1000, 512}, {0, 0, 0, 0}, {3, 1, 10, 100}, {5, 3, 10, 300}, {16, 7, 10, 896}, {1, 1, 10, 128}, {1, 5, 10, 600}};
+  return {{8, 4, 1000, 512}, {0, 0, 0, 0},    {3, 1, 10, 100}, {5, 3, 10, 300},
+          {16, 7, 10, 896},  {1, 1, 10, 128}, {1, 5, 10, 600}};
 }
 
 int64_t TotalLeaves(const std::vector<LayerShape>& layers) {
@@ -91,7 +92,8 @@ TEST(Planner, SlicedBalancesToOneLeaf) {
         for (int32_t e = 0; e < experts; ++e) {
           std::set<int32_t> holders;
           for (const Segment& s : placement->segments(LayerId(0), ExpertId(e))) {
-            EXPECT_TRUE(holders.insert(s.holders[0].value()).second) << "a rank's groups of one expert are one run";
+            EXPECT_TRUE(holders.insert(s.holders[0].value()).second)
+                << "a rank's groups of one expert are one run";
             EXPECT_LE(s.groups, (groups + ranks - 1) / ranks);
           }
           EXPECT_EQ(static_cast<int32_t>(holders.size()), std::min(groups, ranks));
@@ -116,7 +118,14 @@ TEST(Planner, RulesGiveRangesReplicasAndTheLastWord) {
                    {"layers":[0,0],"experts":[0,3],"columns":[128,511],"holders":[2,1,1]},
                    {"layers":[0,0],"experts":[2,2],"columns":[256,383],"holders":[0]},
                    {"layers":[3,3],"experts":[4,4],"columns":[256,299],"holders":[2]}]})",
-      "p.json", {{8, 4, 1, 512}, {0, 0, 0, 0}, {3, 1, 1, 128}, {5, 3, 1, 300}, {16, 7, 1, 896}, {1, 1, 1, 128}, {1, 5, 1, 600}},
+      "p.json",
+      {{8, 4, 1, 512},
+       {0, 0, 0, 0},
+       {3, 1, 1, 128},
+       {5, 3, 1, 300},
+       {16, 7, 1, 896},
+       {1, 1, 1, 128},
+       {1, 5, 1, 600}},
       3);
   ASSERT_TRUE(placement.ok()) << placement.status();
   ASSERT_TRUE(placement->Validate().ok());
@@ -127,7 +136,8 @@ TEST(Planner, RulesGiveRangesReplicasAndTheLastWord) {
   EXPECT_EQ(segments[2], (Segment{2, 1, {RankId(0)}}));
   EXPECT_EQ(segments[3], (Segment{3, 1, {RankId(1), RankId(2)}}));
   EXPECT_EQ(placement->segments(LayerId(3), ExpertId(4))[1], (Segment{2, 1, {RankId(2)}}));
-  EXPECT_EQ(placement->segments(LayerId(0), ExpertId(7))[0], (Segment{0, 4, {RankId(0)}})) << "unnamed stays on the head";
+  EXPECT_EQ(placement->segments(LayerId(0), ExpertId(7))[0], (Segment{0, 4, {RankId(0)}}))
+      << "unnamed stays on the head";
 }
 
 TEST(Planner, RuleErrorsNameRuleAndField) {
@@ -153,7 +163,8 @@ TEST(Planner, RuleErrorsNameRuleAndField) {
       {R"([}])", "not valid JSON"},
   };
   for (const auto& c : cases) {
-    const auto placement = ParsePlacementRules(std::string("{\"rules\":") + c.rules + "}", "p.json", Layers(), 3);
+    const auto placement =
+        ParsePlacementRules(std::string("{\"rules\":") + c.rules + "}", "p.json", Layers(), 3);
     ASSERT_FALSE(placement.ok()) << c.rules;
     EXPECT_THAT(std::string(placement.status().message()), HasSubstr("CFG-001: placement file p.json"));
     EXPECT_THAT(std::string(placement.status().message()), HasSubstr(c.says)) << c.rules;
@@ -184,7 +195,7 @@ TEST(Planner, HeadRowsCoverAllAtMultiplesOf64) {
       int64_t most = 0;
       for (const RowRange& range : cut) {
         EXPECT_EQ(range.first, next);
-        if (range.count > 0) EXPECT_EQ(range.first % 64, 0);
+        EXPECT_TRUE(range.count == 0 || range.first % 64 == 0);
         next += range.count;
         least = std::min(least, range.count);
         most = std::max(most, range.count);

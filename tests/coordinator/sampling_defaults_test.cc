@@ -56,7 +56,8 @@ TEST(SamplingDefaults, KnobsOutsideTheirRangeAreNamed) {
   for (const float bad : {0.0f, 1.01f, nan}) EXPECT_FALSE(ResolveSampling({.top_p = bad}, {}, 100).ok());
   for (const float bad : {-0.1f, 1.01f, nan}) EXPECT_FALSE(ResolveSampling({.min_p = bad}, {}, 100).ok());
   EXPECT_FALSE(ResolveSampling({.top_k = -1}, {}, 100).ok());
-  EXPECT_EQ(ResolveSampling({.top_k = 4'000'000'000}, {}, 100)->top_k, 0) << "more than the vocabulary is off";
+  EXPECT_EQ(ResolveSampling({.top_k = 4'000'000'000}, {}, 100)->top_k, 0)
+      << "more than the vocabulary is off";
 }
 
 TEST(SamplingDefaults, PromptErrorsNameIdAndIndex) {

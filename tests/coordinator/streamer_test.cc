@@ -17,7 +17,8 @@ struct Outcome {
 };
 
 // Cuts `text` into tokens of the given sizes and streams them.
-Outcome Stream(const std::string& text, const std::vector<size_t>& sizes, StoppingOptions stopping, int64_t max_tokens = 1000) {
+Outcome Stream(const std::string& text, const std::vector<size_t>& sizes, StoppingOptions stopping,
+               int64_t max_tokens = 1000) {
   std::vector<std::string> tokens;
   size_t at = 0;
   for (size_t i = 0; at < text.size(); ++i) {

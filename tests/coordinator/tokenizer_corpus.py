@@ -67,7 +67,7 @@ def texts(added):
     points = [c for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF and not 0x30000 <= c < 0xE0000 and not 0xF0000 <= c]
     for i in range(0, len(points), 128):
         out.append("".join(f"a{chr(c)}b {chr(c)}{chr(c)}" for c in points[i:i + 128]))
-    for run in [" " * 1000, " " * 1000 + "x", "\n" * 777, " \n" * 500, "a" * 5000, "ab" * 3000, "\u0301" * 500, "\u0323\u0301" * 40, "!" * 2000, "9" * 300,
+    for run in [" " * 1000, " " * 1000 + "x", "\n" * 777, " \n" * 500, "a" * 5000, "ab" * 3000, "\u0301" * 500, "\u0323\u0301" * 40, "e" + "\u0301\u0323\u0334\u0345" * 200 + "x", "\u00e9" + "\u0344\u0f73\u0323" * 100 + "\u0301", "\u1112" + "\u0301\u0f75\U0001e4ec" * 90, "!" * 2000, "9" * 300,
                 "\u65e5" * 1000, "\U0001f600" * 300, "the " * 1000, "\u200d" * 300, "x" + " " * 999 + "\n" + " " * 999, "\r\n" * 300]:
         out.append(run)
     return out

@@ -280,6 +280,10 @@ TEST(Tokenizer, LongTexts) {
   while (lines.size() < size) lines += " \n";
   while (words.size() < size) words += "abracadabra";
   while (japanese.size() < size) japanese += "\u65E5";
+  // Marks in the wrong order: a sort by insertion would take minutes.
+  std::string marks;
+  while (marks.size() < size) marks += "\u0301\u0323";
+  EXPECT_EQ(tokenizer->Decode(Ids(*tokenizer, marks)).size(), marks.size());
   for (const std::string& text :
        {std::string(size, 'a'), std::string(size, ' '), std::string(size, ' ') + "x", std::string(size, '\n'),
         std::string(size, '!'), lines, words, japanese}) {

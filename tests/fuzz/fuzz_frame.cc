@@ -1,5 +1,6 @@
-// Every frame that can arrive from a peer, requests and replies. The first byte says whether the checksums are made right
-// first: without that no mutation gets past them. What is accepted as experts is built anew and must decode alike.
+// Every frame that can arrive from a peer, requests and replies. The first byte says whether the checksums
+// are made right first: without that no mutation gets past them. What is accepted as experts is built anew
+// and must decode alike.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -25,7 +26,8 @@ void CheckExperts(const Frame& frame) {
   CHECK(back.ok());
   ExpertsRequest twin;
   CHECK(DecodeExperts(*back, twin).ok());
-  CHECK(twin.routes == request.routes || std::any_of(twin.routes.begin(), twin.routes.end(), [](const Route& r) { return r.weight != r.weight; }));
+  CHECK(twin.routes == request.routes || std::any_of(twin.routes.begin(), twin.routes.end(),
+                                                     [](const Route& r) { return r.weight != r.weight; }));
   CHECK(twin.codes == request.codes);
 }
 
@@ -46,8 +48,10 @@ void Run(Bytes message) {
   const absl::StatusOr<Frame> frame = DecodeFrame(message);
   if (!frame.ok()) return;
   switch (frame->header.operation) {
-    case Operation::kExperts: return CheckExperts(*frame);
-    case Operation::kExpertsResult: return CheckResult(*frame);
+    case Operation::kExperts:
+      return CheckExperts(*frame);
+    case Operation::kExpertsResult:
+      return CheckResult(*frame);
     case Operation::kError: {
       absl::Status said;
       (void)DecodeError(*frame, said);

@@ -13,13 +13,16 @@ namespace paceline::testing {
 
 std::vector<GoldenCase> GoldenCases() {
   std::vector<GoldenCase> cases;
-  for (const std::string& root : {std::string(PACELINE_SOURCE_DIR) + "/tests/goldens/cases", std::string(PACELINE_GOLDENS) + "/cases"}) {
+  for (const std::string& root : {std::string(PACELINE_SOURCE_DIR) + "/tests/goldens/cases",
+                                  std::string(PACELINE_GOLDENS) + "/cases"}) {
     if (!std::filesystem::exists(root)) continue;
     for (const auto& entry : std::filesystem::directory_iterator(root)) {
       GoldenCase c;
       c.name = entry.path().filename();
       c.directory = entry.path();
-      if (std::any_of(cases.begin(), cases.end(), [&](const GoldenCase& seen) { return seen.name == c.name; })) continue;
+      if (std::any_of(cases.begin(), cases.end(),
+                      [&](const GoldenCase& seen) { return seen.name == c.name; }))
+        continue;
       std::ifstream file(entry.path() / "case.json");
       const nlohmann::json j = nlohmann::json::parse(file);
       c.bf16_logprob_bound = j["bounds"]["bf16_kv"]["logprob"];
@@ -29,7 +32,8 @@ std::vector<GoldenCase> GoldenCases() {
         GoldenPrompt prompt;
         prompt.prompt = p["prompt"].get<std::vector<TokenId>>();
         prompt.continuation = p["continuation"].get<std::vector<TokenId>>();
-        for (const auto& x : p["logprobs"]) prompt.logprobs.push_back(x.is_null() ? std::nanf("") : x.get<float>());
+        for (const auto& x : p["logprobs"])
+          prompt.logprobs.push_back(x.is_null() ? std::nanf("") : x.get<float>());
         for (const auto& row : p["top"]) {
           std::vector<Candidate> top;
           for (const auto& pair : row) top.push_back({pair[0].get<TokenId>(), pair[1].get<float>()});
@@ -48,7 +52,8 @@ std::vector<GoldenCase> GoldenCases() {
       cases.push_back(std::move(c));
     }
   }
-  std::sort(cases.begin(), cases.end(), [](const GoldenCase& a, const GoldenCase& b) { return a.name < b.name; });
+  std::sort(cases.begin(), cases.end(),
+            [](const GoldenCase& a, const GoldenCase& b) { return a.name < b.name; });
   CHECK(!cases.empty());
   return cases;
 }

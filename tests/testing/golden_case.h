@@ -12,10 +12,10 @@ namespace paceline::testing {
 
 struct GoldenPrompt {
   std::vector<TokenId> prompt, continuation;
-  std::vector<float> logprobs;                    // [tokens], the first is not a number
-  std::vector<std::vector<Candidate>> top;        // [tokens][5]
-  std::vector<std::vector<TokenId>> drafts;       // [tokens - 1][4], empty without an MTP layer
-  std::vector<int32_t> drafts_sure;               // [tokens - 1]
+  std::vector<float> logprobs;               // [tokens], the first is not a number
+  std::vector<std::vector<Candidate>> top;   // [tokens][5]
+  std::vector<std::vector<TokenId>> drafts;  // [tokens - 1][4], empty without an MTP layer
+  std::vector<int32_t> drafts_sure;          // [tokens - 1]
 };
 
 struct GoldenCase {
@@ -28,7 +28,8 @@ struct GoldenCase {
 
 inline void PrintTo(const GoldenCase& c, std::ostream* out) { *out << c.name; }
 
-// Every case of tests/goldens and, where the build names one, of the second folder. Aborts on an unreadable case.
+// Every case of tests/goldens and, where the build names one, of the second folder. Aborts on an unreadable
+// case.
 std::vector<GoldenCase> GoldenCases();
 
 }  // namespace paceline::testing

@@ -1,9 +1,10 @@
-// A whole cluster in one process for tests: the head's trunk here, every other rank a thread that serves its link. The real
-// trunk, exchange, links and expert servers; only the join protocol is left out.
+// A whole cluster in one process for tests: the head's trunk here, every other rank a thread that serves its
+// link. The real trunk, exchange, links and expert servers; only the join protocol is left out.
 #pragma once
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "base/placement.h"
 #include "base/step.h"
 #include "model/checkpoint.h"
+#include "transport/simulated_link.h"
 #include "worker/expert_server.h"
 #include "worker/peers.h"
 #include "worker/trunk.h"
@@ -22,9 +24,11 @@ struct LocalClusterOptions {
   std::string placement = "contiguous";  // as --placement
   int32_t ranks = 1;
   std::string link = "loopback";
+  std::optional<SimulationOptions> simulate;  // around every worker link, on the head's side
   bool head_split = false;
   std::string head_backend = "reference", head_isa;
   std::string worker_backend = "reference", worker_isa;
+  const kernels::KernelTable* table = nullptr;  // instead of the backends above, on every rank
   int threads = 1;
   kernels::ActivationContract contract = kernels::ActivationContract::kInt16;
   kernels::KvDtype kv_dtype = kernels::KvDtype::kBF16;
@@ -35,7 +39,8 @@ struct LocalClusterOptions {
 
 class LocalCluster final : public PeerSource {
  public:
-  static absl::StatusOr<std::unique_ptr<LocalCluster>> Start(const Checkpoint& checkpoint, const LocalClusterOptions& options);
+  static absl::StatusOr<std::unique_ptr<LocalCluster>> Start(const Checkpoint& checkpoint,
+                                                             const LocalClusterOptions& options);
   ~LocalCluster() override;
 
   LocalTrunk& trunk() { return *trunk_; }
@@ -56,10 +61,18 @@ struct Scores {
   std::vector<RowResult> rows;  // row i predicts token i + 1
   std::string logits_hash;
 };
-absl::StatusOr<Scores> ScoreText(LocalTrunk& trunk, const std::vector<TokenId>& tokens, int32_t chunk, int32_t top, SequenceId sequence = SequenceId(1), bool release = true);
+absl::StatusOr<Scores> ScoreText(LocalTrunk& trunk, const std::vector<TokenId>& tokens, int32_t chunk,
+                                 int32_t top, SequenceId sequence = SequenceId(1), bool release = true);
 
-// Greedy or sampled continuation: the prompt in chunks, then one row a step. Stops after `count` tokens or at one of `ends`.
-absl::StatusOr<std::vector<TokenId>> Continue(LocalTrunk& trunk, const std::vector<TokenId>& prompt, int32_t count, const std::vector<TokenId>& ends,
-                                              int32_t chunk, const Sampling& sampling, SequenceId sequence = SequenceId(2));
+// The same text `batch` times in one run, each sequence one step behind the one before it, so that steps mix
+// rows of different positions; the hash of each.
+absl::StatusOr<std::vector<std::string>> HashStaggered(LocalTrunk& trunk, const std::vector<TokenId>& tokens,
+                                                       int32_t chunk, int32_t batch);
+
+// Greedy or sampled continuation: the prompt in chunks, then one row a step. Stops after `count` tokens or at
+// one of `ends`.
+absl::StatusOr<std::vector<TokenId>> Continue(LocalTrunk& trunk, const std::vector<TokenId>& prompt,
+                                              int32_t count, const std::vector<TokenId>& ends, int32_t chunk,
+                                              const Sampling& sampling, SequenceId sequence = SequenceId(2));
 
 }  // namespace paceline::testing

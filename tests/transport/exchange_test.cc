@@ -1,5 +1,5 @@
-// The exchange against workers that compute a known function: threads that run ServeExchange over every kind of link,
-// and, where a worker must misbehave, a thread that speaks frames itself.
+// The exchange against workers that compute a known function: threads that run ServeExchange over every kind
+// of link, and, where a worker must misbehave, a thread that speaks frames itself.
 #include "transport/exchange.h"
 
 #include <gmock/gmock.h>
@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "transport/frame.h"
 #include "transport/link.h"
+#include "transport/simulated_link.h"
 
 namespace paceline {
 namespace {
@@ -29,8 +30,9 @@ TimePoint In(Duration d) { return Clock::Real().Now() + d; }
 // A value of the row that both formats know, so that a mixed-up row changes every sum.
 int64_t RowValue(const RowBlock& rows, int32_t row, int32_t column) {
   const int64_t at = int64_t{row} * rows.hidden + column;
-  return rows.format == RowFormat::kFloat32 ? static_cast<int64_t>(rows.values[at])
-                                            : rows.codes[at] + static_cast<int64_t>(rows.scales[int64_t{row} * 2 + column / 128]);
+  return rows.format == RowFormat::kFloat32
+             ? static_cast<int64_t>(rows.values[at])
+             : rows.codes[at] + static_cast<int64_t>(rows.scales[int64_t{row} * 2 + column / 128]);
 }
 
 int64_t Leaf(int64_t value, LayerId layer, int32_t expert, int32_t group, float weight) {
@@ -41,7 +43,8 @@ void AddLeaves(LayerId layer, const RowBlock& rows, std::span<const Route> route
   for (const Route& r : routes) {
     for (int32_t g = r.first_group; g < r.first_group + r.groups; ++g) {
       for (int32_t k = 0; k < rows.hidden; ++k) {
-        into.sums[int64_t{r.row} * rows.hidden + k] += Leaf(RowValue(rows, r.row, k), layer, r.expert, g, r.weight);
+        into.sums[int64_t{r.row} * rows.hidden + k] +=
+            Leaf(RowValue(rows, r.row, k), layer, r.expert, g, r.weight);
       }
     }
     if (r.expert == 13) into.row_errors[r.row] = 1;
@@ -52,7 +55,8 @@ float MatmulValue(float x, int64_t output) { return x * static_cast<float>(outpu
 
 class KnownFunction final : public ExpertHandler {
  public:
-  absl::Status Experts(LayerId layer, const RowBlock& rows, std::span<const Route> routes, ExpertSums into) override {
+  absl::Status Experts(LayerId layer, const RowBlock& rows, std::span<const Route> routes,
+                       ExpertSums into) override {
     for (const Route& r : routes) {
       if (r.expert == 99) return absl::FailedPreconditionError("expert 99 of layer 4 is not held here");
     }
@@ -77,12 +81,19 @@ struct Rows {
   RowFormat format;
   int32_t rows;
   Rows(RowFormat f, int32_t n, int seed) : format(f), rows(n) {
-    for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<int16_t>(i * 31 + static_cast<size_t>(seed));
+    for (size_t i = 0; i < codes.size(); ++i)
+      codes[i] = static_cast<int16_t>(i * 31 + static_cast<size_t>(seed));
     for (size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(i) + static_cast<float>(seed);
-    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>((i * 17 + static_cast<size_t>(seed)) % 4099);
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<float>((i * 17 + static_cast<size_t>(seed)) % 4099);
   }
   RowBlock block() const {
-    return {.format = format, .rows = rows, .hidden = kHidden, .codes = codes.data(), .scales = scales.data(), .values = values.data()};
+    return {.format = format,
+            .rows = rows,
+            .hidden = kHidden,
+            .codes = codes.data(),
+            .scales = scales.data(),
+            .values = values.data()};
   }
 };
 
@@ -100,8 +111,11 @@ std::vector<Part> PartsFor(int32_t ranks, int32_t rows, int salt) {
     Part part{.rank = RankId(rank), .routes = {}};
     for (int32_t row = 0; row < rows; ++row) {
       if ((row * 5 + rank + salt) % 3 == 0 && rows > 1) continue;
-      part.routes.push_back({.row = row, .expert = (row + salt) % 13, .first_group = rank, .groups = 2, .weight = 0.25f});
-      if (row % 4 == 0) part.routes.push_back({.row = row, .expert = 13 + rank - 1, .first_group = 0, .groups = 1, .weight = 1});
+      part.routes.push_back(
+          {.row = row, .expert = (row + salt) % 13, .first_group = rank, .groups = 2, .weight = 0.25f});
+      if (row % 4 == 0)
+        part.routes.push_back(
+            {.row = row, .expert = 13 + rank - 1, .first_group = 0, .groups = 1, .weight = 1});
     }
     parts.push_back(std::move(part));
   }
@@ -129,14 +143,17 @@ std::pair<std::shared_ptr<Link>, std::unique_ptr<Link>> Pair(const std::string& 
 // Workers of one kind of link, each a thread that serves until its link dies.
 class Cluster {
  public:
-  Cluster(const std::string& kind, int32_t ranks, Epoch epoch = Epoch(1), const ExchangeOptions& options = {.yield = true, .on_wait = {}})
+  Cluster(const std::string& kind, int32_t ranks, Epoch epoch = Epoch(1),
+          const ExchangeOptions& options = {.yield = true, .on_wait = {}})
       : exchange(MakeExchange(options)) {
     for (int32_t rank = 1; rank <= ranks; ++rank) {
       auto [head, worker] = Pair(kind);
-      peers.push_back({.rank = RankId(rank), .name = absl::StrCat("w", rank), .link = std::move(head), .lost = {}});
+      peers.push_back(
+          {.rank = RankId(rank), .name = absl::StrCat("w", rank), .link = std::move(head), .lost = {}});
       threads.emplace_back([link = std::move(worker), epoch] {
         KnownFunction handler;
-        (void)ServeExchange(*link, handler, {.epoch = epoch, .head = 0, .yield = true, .stop = {}, .progress = {}});
+        (void)ServeExchange(*link, handler,
+                            {.epoch = epoch, .head = 0, .yield = true, .stop = {}, .progress = {}});
       });
     }
     exchange->SetPeers(epoch, peers);
@@ -165,13 +182,17 @@ TEST_P(ExchangeTest, SumsOfEveryPlacementAreTheKnownFunction) {
       for (int32_t block = 0; block < 3; ++block) {
         rows.emplace_back(format, block == 2 ? 1 : 64, step * 10 + block);
         parts.push_back(PartsFor(ranks, rows.back().rows, step + block));
-        ASSERT_TRUE(cluster.exchange->SendExperts(StepId(step), layer, block, rows.back().block(), parts.back()).ok());
+        ASSERT_TRUE(
+            cluster.exchange->SendExperts(StepId(step), layer, block, rows.back().block(), parts.back())
+                .ok());
       }
       for (int32_t block = 0; block < 3; ++block) {
         Sums got;
-        const absl::Status received = cluster.exchange->ReceiveExperts(StepId(step), layer, block, got.into());
+        const absl::Status received =
+            cluster.exchange->ReceiveExperts(StepId(step), layer, block, got.into());
         ASSERT_TRUE(received.ok()) << received;
-        ASSERT_TRUE(got == Expected(layer, rows[block].block(), parts[block])) << ranks << " ranks, step " << step << ", block " << block;
+        ASSERT_TRUE(got == Expected(layer, rows[block].block(), parts[block]))
+            << ranks << " ranks, step " << step << ", block " << block;
       }
     }
     EXPECT_EQ(cluster.exchange->dropped(), 0);
@@ -189,12 +210,14 @@ TEST_P(ExchangeTest, MatmulLandsInItsColumnsForMoreThanOneBlockOfRows) {
     const int64_t stride = 3 * kOutputs + 5;
     std::vector<float> y(static_cast<size_t>(rows * stride), -1.0f);
     std::vector<Exchange::MatmulPart> parts;
-    for (int32_t rank = 1; rank <= 3; ++rank) parts.push_back({.rank = RankId(rank), .first = (rank - 1) * kOutputs, .outputs = kOutputs});
+    for (int32_t rank = 1; rank <= 3; ++rank)
+      parts.push_back({.rank = RankId(rank), .first = (rank - 1) * kOutputs, .outputs = kOutputs});
     ASSERT_TRUE(cluster.exchange->SendMatmul(StepId(rows), 0, x.data(), rows, kWidth, parts).ok());
     ASSERT_TRUE(cluster.exchange->ReceiveMatmul(StepId(rows), 0, y.data(), stride).ok());
     for (int32_t row = 0; row < rows; ++row) {
       for (int64_t o = 0; o < stride; ++o) {
-        ASSERT_EQ(y[row * stride + o], o < 3 * kOutputs ? MatmulValue(x[row * kWidth], o % kOutputs) : -1.0f) << row << " " << o;
+        ASSERT_EQ(y[row * stride + o], o < 3 * kOutputs ? MatmulValue(x[row * kWidth], o % kOutputs) : -1.0f)
+            << row << " " << o;
       }
     }
   }
@@ -209,13 +232,15 @@ TEST_P(ExchangeTest, ARefusalCarriesTheSentenceAndTheNameAndTheNextStepWorks) {
   Sums sums;
   const absl::Status refused = cluster.exchange->ReceiveExperts(StepId(1), LayerId(4), 0, sums.into());
   EXPECT_TRUE(absl::IsFailedPrecondition(refused));
-  EXPECT_THAT(Text(refused), AllOf(HasSubstr("worker w2 (rank 2)"), HasSubstr("expert 99 of layer 4 is not held here")));
+  EXPECT_THAT(Text(refused),
+              AllOf(HasSubstr("worker w2 (rank 2)"), HasSubstr("expert 99 of layer 4 is not held here")));
 
   const float x[8] = {};
   const Exchange::MatmulPart unknown{.rank = RankId(1), .first = 0, .outputs = kOutputs};
   ASSERT_TRUE(cluster.exchange->SendMatmul(StepId(2), 7, x, 1, 8, std::span(&unknown, 1)).ok());
   const absl::Status no_matrix = cluster.exchange->ReceiveMatmul(StepId(2), 7, nullptr, 0);
-  EXPECT_THAT(Text(no_matrix), AllOf(HasSubstr("NET-004"), HasSubstr("worker w1 (rank 1)"), HasSubstr("matrix 7")));
+  EXPECT_THAT(Text(no_matrix),
+              AllOf(HasSubstr("NET-004"), HasSubstr("worker w1 (rank 1)"), HasSubstr("matrix 7")));
 
   parts = PartsFor(2, 4, 0);
   ASSERT_TRUE(cluster.exchange->SendExperts(StepId(3), LayerId(4), 0, rows.block(), parts).ok());
@@ -242,7 +267,8 @@ TEST_P(ExchangeTest, AWorkerThatDiesMidStepIsNamedAndTheOthersGoOn) {
   EXPECT_TRUE(absl::IsUnavailable(lost));
   EXPECT_THAT(Text(lost), AllOf(HasSubstr("NET-001"), HasSubstr("worker doomed (rank 2)")));
   EXPECT_EQ(Text(lost).find("NET-001"), Text(lost).rfind("NET-001")) << lost;
-  EXPECT_THAT(Text(cluster.exchange->SendExperts(StepId(2), LayerId(0), 0, rows.block(), parts)), HasSubstr("worker doomed (rank 2)"));
+  EXPECT_THAT(Text(cluster.exchange->SendExperts(StepId(2), LayerId(0), 0, rows.block(), parts)),
+              HasSubstr("worker doomed (rank 2)"));
   // The answer of rank 1 to the step that was given up may come now or later: it must not disturb.
   const std::span<const Part> first = std::span(parts).first(1);
   for (int step = 3; step < 6; ++step) {
@@ -262,14 +288,16 @@ TEST_P(ExchangeTest, AnAbortedLinkEndsTheWaitWithItsReason) {
   const Rows rows(RowFormat::kFloat32, 8, 1);
   const std::vector<Part> parts = PartsFor(1, 8, 0);
   ASSERT_TRUE(cluster.exchange->SendExperts(StepId(1), LayerId(0), 0, rows.block(), parts).ok());
-  std::thread membership([&] { raw->Abort(Error(errors::kNodeLost, "worker mute (rank 1) made no progress for 0.5 s")); });
+  std::thread membership(
+      [&] { raw->Abort(Error(errors::kNodeLost, "worker mute (rank 1) made no progress for 0.5 s")); });
   Sums sums;
   const absl::Status lost = cluster.exchange->ReceiveExperts(StepId(1), LayerId(0), 0, sums.into());
   membership.join();
   EXPECT_EQ(lost, Error(errors::kNodeLost, "worker mute (rank 1) made no progress for 0.5 s"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, ExchangeTest, ::testing::ValuesIn(LinkKinds()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Kinds, ExchangeTest, ::testing::ValuesIn(LinkKinds()),
+                         [](const auto& info) { return info.param; });
 
 // A worker under the test's thumb: what the head sent, and any frame in return.
 class ByHand : public ::testing::Test {
@@ -278,7 +306,8 @@ class ByHand : public ::testing::Test {
     exchange_ = MakeExchange({.head = 0, .timeout = timeout, .yield = true, .on_wait = [this] { ++waits_; }});
     for (int32_t rank = 1; rank <= ranks; ++rank) {
       auto [head, worker] = LoopbackPair();
-      peers_.push_back({.rank = RankId(rank), .name = absl::StrCat("w", rank), .link = std::move(head), .lost = {}});
+      peers_.push_back(
+          {.rank = RankId(rank), .name = absl::StrCat("w", rank), .link = std::move(head), .lost = {}});
       workers_.push_back(std::move(worker));
     }
     exchange_->SetPeers(Epoch(4), peers_);
@@ -301,7 +330,9 @@ class ByHand : public ::testing::Test {
     builder_.ExpertsResult(key, request_.indices, kHidden, into);
     ASSERT_TRUE(workers_[rank - 1]->Send(builder_.parts()).ok());
   }
-  absl::Status Send(int step, int32_t block) { return exchange_->SendExperts(StepId(step), LayerId(2), block, rows_.block(), parts_); }
+  absl::Status Send(int step, int32_t block) {
+    return exchange_->SendExperts(StepId(step), LayerId(2), block, rows_.block(), parts_);
+  }
   absl::Status Receive(int step, int32_t block) {
     got_ = Sums();
     return exchange_->ReceiveExperts(StepId(step), LayerId(2), block, got_.into());
@@ -346,8 +377,9 @@ TEST_F(ByHand, LateDuplicateAndForeignAnswersAreDroppedAndCounted) {
   for (const int rank : {1, 2}) {
     Answer(rank, old[static_cast<size_t>(rank - 1)]);
     FrameKey key = Next(rank).key;
-    for (auto change : {+[](FrameKey& k) { k.epoch = 3; }, +[](FrameKey& k) { k.head = 9; }, +[](FrameKey& k) { ++k.step; },
-                        +[](FrameKey& k) { ++k.layer; }, +[](FrameKey& k) { ++k.block; }, +[](FrameKey& k) { k.part += 100; }}) {
+    for (auto change : {+[](FrameKey& k) { k.epoch = 3; }, +[](FrameKey& k) { k.head = 9; },
+                        +[](FrameKey& k) { ++k.step; }, +[](FrameKey& k) { ++k.layer; },
+                        +[](FrameKey& k) { ++k.block; }, +[](FrameKey& k) { k.part += 100; }}) {
       FrameKey wrong = key;
       change(wrong);
       Answer(rank, wrong);
@@ -366,6 +398,27 @@ TEST_F(ByHand, LateDuplicateAndForeignAnswersAreDroppedAndCounted) {
   ASSERT_TRUE(Receive(3, 0).ok());
   EXPECT_TRUE(got_ == Expected(LayerId(2), rows_.block(), parts_));
   EXPECT_EQ(exchange_->dropped(), 2 * 9);
+}
+
+TEST_F(ByHand, ADuplicateWhileItsBlockIsStillOpenIsNotAddedTwice) {
+  ASSERT_TRUE(Send(1, 0).ok());
+  ASSERT_TRUE(Send(1, 1).ok());
+  const FrameKey first = Next(1).key;
+  Answer(1, first);
+  Answer(1, first);
+  Answer(1, Next(1).key);
+  const FrameKey other = Next(2).key;
+  FrameKey foreign = other;
+  foreign.epoch = 3;
+  Answer(2, foreign);  // each costs a round of polling, in which the duplicate is met
+  Answer(2, foreign);
+  Answer(2, other);
+  Answer(2, Next(2).key);
+  for (const int block : {0, 1}) {
+    ASSERT_TRUE(Receive(1, block).ok());
+    EXPECT_TRUE(got_ == Expected(LayerId(2), rows_.block(), parts_)) << block;
+  }
+  EXPECT_EQ(exchange_->dropped(), 3);
 }
 
 TEST_F(ByHand, AnAnswerOfTheWrongShapeOrABrokenFrameFailsTheStepByName) {
@@ -409,6 +462,42 @@ TEST_F(ByHand, PartsWithoutRoutesSendNothing) {
   EXPECT_EQ(exchange_->bytes(), 0);
 }
 
+TEST(SimulatedExchangeTest, DamageOnTheWireIsRefusedByNameAndTheSumsStayRight) {
+  auto [head, worker] = LoopbackPair();
+  std::thread server([link = std::move(worker)] {
+    KnownFunction handler;
+    (void)ServeExchange(*link, handler,
+                        {.epoch = Epoch(1), .head = 0, .yield = true, .stop = {}, .progress = {}});
+  });
+  auto exchange = MakeExchange({.yield = true, .on_wait = {}});
+  // Requests and answers alternate on the wire: message 3 is the second answer.
+  exchange->SetPeers(
+      Epoch(1),
+      {{.rank = RankId(1),
+        .name = "far",
+        .link = WrapSimulated(
+            std::move(head),
+            {.rtt = std::chrono::microseconds(300), .bandwidth = 1e9, .seed = 5, .corrupt_message_index = 3},
+            Clock::Real()),
+        .lost = {}}});
+  const Rows rows(RowFormat::kInt16Group128, 7, 1);
+  const std::vector<Part> parts = PartsFor(1, 7, 0);
+  for (int step = 0; step < 4; ++step) {
+    ASSERT_TRUE(exchange->SendExperts(StepId(step), LayerId(1), 0, rows.block(), parts).ok());
+    Sums got;
+    const absl::Status received = exchange->ReceiveExperts(StepId(step), LayerId(1), 0, got.into());
+    if (step == 1) {
+      EXPECT_THAT(Text(received), AllOf(HasSubstr("NET-004"), HasSubstr("worker far (rank 1)"))) << received;
+      EXPECT_TRUE(got == Sums());
+    } else {
+      ASSERT_TRUE(received.ok()) << received;
+      EXPECT_TRUE(got == Expected(LayerId(1), rows.block(), parts));
+    }
+  }
+  exchange.reset();
+  server.join();
+}
+
 class Impatient : public ByHand {
  protected:
   Impatient() : ByHand(2, std::chrono::milliseconds(20)) {}
@@ -419,7 +508,8 @@ TEST_F(Impatient, TheDeadlineSaysWhoWasAwaitedForWhat) {
   Answer(1, Next(1).key);
   const absl::Status late = Receive(6, 0);
   EXPECT_TRUE(absl::IsDeadlineExceeded(late));
-  EXPECT_THAT(Text(late), AllOf(HasSubstr("NET-005"), HasSubstr("worker w2 (rank 2)"), HasSubstr("step 6"), HasSubstr("layer 2"), HasSubstr("block 0")));
+  EXPECT_THAT(Text(late), AllOf(HasSubstr("NET-005"), HasSubstr("worker w2 (rank 2)"), HasSubstr("step 6"),
+                                HasSubstr("layer 2"), HasSubstr("block 0")));
   EXPECT_GT(waits_, 0);
 }
 
@@ -431,7 +521,9 @@ class ServeTest : public ::testing::Test {
     head_ = std::move(head);
     server_ = std::thread([this, link = std::move(worker)] {
       KnownFunction handler;
-      ended_ = ServeExchange(*link, handler, {.epoch = Epoch(4), .head = 2, .yield = true, .stop = {}, .progress = [this] { ++progress_; }});
+      ended_ = ServeExchange(
+          *link, handler,
+          {.epoch = Epoch(4), .head = 2, .yield = true, .stop = {}, .progress = [this] { ++progress_; }});
     });
   }
   ~ServeTest() override {
@@ -479,7 +571,8 @@ TEST_F(ServeTest, RefusesByNameAndLivesOn) {
   ASSERT_TRUE(builder_.Experts(stale, rows_.block(), parts_[0].routes).ok());
   EXPECT_EQ(Refusal(builder_.parts()), "NET-004: stale frame: head: expected 2, got 0");
 
-  const std::string noise = "GET / HTTP/1.1\r\nHost: paceline and some more bytes to reach the length of a header\r\n\r\n";
+  const std::string noise =
+      "GET / HTTP/1.1\r\nHost: paceline and some more bytes to reach the length of a header\r\n\r\n";
   const Bytes noise_bytes = std::as_bytes(std::span(noise));
   EXPECT_THAT(Refusal(std::span(&noise_bytes, 1), &echoed), AllOf(HasSubstr("NET-004"), HasSubstr("magic")));
   EXPECT_EQ(echoed.part, kNoPart);
@@ -509,7 +602,11 @@ TEST(ServeStopTest, StopEndsTheServingWithOk) {
   auto [head, worker] = LoopbackPair();
   KnownFunction handler;
   int asked = 0;
-  EXPECT_TRUE(ServeExchange(*worker, handler, {.epoch = Epoch(1), .head = 0, .yield = true, .stop = [&] { return ++asked > 3; }, .progress = {}}).ok());
+  EXPECT_TRUE(
+      ServeExchange(
+          *worker, handler,
+          {.epoch = Epoch(1), .head = 0, .yield = true, .stop = [&] { return ++asked > 3; }, .progress = {}})
+          .ok());
 }
 
 }  // namespace

@@ -44,17 +44,23 @@ struct Fixture {
   std::vector<int16_t> codes = std::vector<int16_t>(64 * 300);
   std::vector<float> scales = std::vector<float>(64 * 3);
   std::vector<float> values = std::vector<float>(64 * 300);
-  std::vector<Route> routes = {{.row = 40, .expert = 9, .first_group = 2, .groups = 3, .weight = 0.5f},
-                               {.row = 3, .expert = 1, .first_group = 0, .groups = 8, .weight = -1.0f},
-                               {.row = 4, .expert = 9, .first_group = 65535, .groups = 65535, .weight = 2.0f},
-                               {.row = 40, .expert = 2147483647, .first_group = 1, .groups = 1, .weight = 0.25f}};
+  std::vector<Route> routes = {
+      {.row = 40, .expert = 9, .first_group = 2, .groups = 3, .weight = 0.5f},
+      {.row = 3, .expert = 1, .first_group = 0, .groups = 8, .weight = -1.0f},
+      {.row = 4, .expert = 9, .first_group = 65535, .groups = 65535, .weight = 2.0f},
+      {.row = 40, .expert = 2147483647, .first_group = 1, .groups = 1, .weight = 0.25f}};
   Fixture() {
     for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<int16_t>(i * 7);
     for (size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(i);
     for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i) / 3;
   }
   RowBlock block(RowFormat format) const {
-    return {.format = format, .rows = 64, .hidden = hidden, .codes = codes.data(), .scales = scales.data(), .values = values.data()};
+    return {.format = format,
+            .rows = 64,
+            .hidden = hidden,
+            .codes = codes.data(),
+            .scales = scales.data(),
+            .values = values.data()};
   }
   Message experts(RowFormat format = RowFormat::kInt16Group128) const {
     FrameBuilder builder;
@@ -97,7 +103,8 @@ absl::Status Read(Bytes message) {
       ExpertsRequest request;
       return DecodeExperts(*frame, request);
     }
-    case Operation::kExpertsResult: return DecodeExpertsResult(*frame).status();
+    case Operation::kExpertsResult:
+      return DecodeExpertsResult(*frame).status();
     case Operation::kError: {
       absl::Status said;
       return DecodeError(*frame, said);
@@ -172,7 +179,8 @@ TEST(FrameTest, MatmulAndErrorComeBack) {
 
 TEST(FrameTest, EveryTruncationAndEveryCorruptedByteIsRefused) {
   const Fixture f;
-  for (const Message& good : {f.experts(), f.experts(RowFormat::kFloat32), f.result(), f.matmul(), f.error()}) {
+  for (const Message& good :
+       {f.experts(), f.experts(RowFormat::kFloat32), f.result(), f.matmul(), f.error()}) {
     ASSERT_TRUE(Read(good).ok());
     for (size_t size = 0; size < good.size(); ++size) {
       const absl::Status bad = Read(Bytes(good).first(size));
@@ -227,8 +235,8 @@ TEST(FrameTest, FieldsOutOfRangeAreNamedBehindRightChecksums) {
       {With(e, 52, uint32_t{0}), "payload length"},
       {With(e, 52, uint32_t{0xFFFFFFFF}), "payload length"},
       {With(r, 52, uint32_t{5000}), "message length"},
-      {With(e, 64, uint8_t{5}), "row index 1"},         // 5, 4, 40
-      {With(e, 65, uint8_t{3}), "row index 1"},         // twice the same
+      {With(e, 64, uint8_t{5}), "row index 1"},  // 5, 4, 40
+      {With(e, 65, uint8_t{3}), "row index 1"},  // twice the same
       {With(e, 66, uint8_t{64}), "row index 2"},
       {With(e, 67, uint8_t{1}), "padding after the row list"},
       {With(e, 72, uint32_t{0x80000000}), "expert of route 0"},
@@ -269,7 +277,8 @@ TEST(FrameTest, RoutesThatFitNoFrameAreTheSendersError) {
                           Route{.row = 0, .expert = -1, .first_group = 0, .groups = 1, .weight = 1},
                           Route{.row = 0, .expert = 0, .first_group = 65536, .groups = 1, .weight = 1},
                           Route{.row = 0, .expert = 0, .first_group = 0, .groups = 0, .weight = 1}}) {
-    EXPECT_TRUE(absl::IsInvalidArgument(builder.Experts(kKey, f.block(RowFormat::kFloat32), std::span(&bad, 1))));
+    EXPECT_TRUE(
+        absl::IsInvalidArgument(builder.Experts(kKey, f.block(RowFormat::kFloat32), std::span(&bad, 1))));
   }
   EXPECT_TRUE(absl::IsInvalidArgument(builder.Experts(kKey, f.block(RowFormat::kFloat32), {})));
 }

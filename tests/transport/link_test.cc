@@ -64,7 +64,9 @@ class LinkTest : public ::testing::TestWithParam<std::string> {
 
 TEST_P(LinkTest, CarriesMessagesWholeAndInOrderBothWays) {
   constexpr int kMessages = 500;
-  const auto text = [](int i) { return std::to_string(i) + std::string(static_cast<size_t>(i * 37 % 5000), 'x'); };
+  const auto text = [](int i) {
+    return std::to_string(i) + std::string(static_cast<size_t>(i * 37 % 5000), 'x');
+  };
   std::thread echo([&] {
     for (int i = 0; i < kMessages; ++i) {
       const auto message = Next(*worker_);
@@ -115,7 +117,11 @@ TEST_P(LinkTest, ManyPartsAreOneMessage) {
     parts.push_back(Of(piece));
     whole += piece;
   }
-  std::thread other([&] { EXPECT_EQ(*Next(*worker_), whole); EXPECT_TRUE(SendText(*worker_, "ok").ok()); EXPECT_FALSE(Next(*worker_).ok()); });
+  std::thread other([&] {
+    EXPECT_EQ(*Next(*worker_), whole);
+    EXPECT_TRUE(SendText(*worker_, "ok").ok());
+    EXPECT_FALSE(Next(*worker_).ok());
+  });
   ASSERT_TRUE(head_->Send(parts).ok());
   EXPECT_EQ(*Next(*head_), "ok");
   head_.reset();
@@ -171,8 +177,14 @@ TEST_P(LinkTest, SeveralLinksOfOneListenerAreSeparate) {
   auto second = listener_->Accept(In(kLong));
   dial.join();
   ASSERT_TRUE(second.ok()) << second.status();
-  std::thread first_echo([&] { EXPECT_TRUE(SendText(*worker_, "first " + *Next(*worker_)).ok()); EXPECT_FALSE(Next(*worker_).ok()); });
-  std::thread second_echo([&] { EXPECT_TRUE(SendText(*second_worker, "second " + *Next(*second_worker)).ok()); EXPECT_FALSE(Next(*second_worker).ok()); });
+  std::thread first_echo([&] {
+    EXPECT_TRUE(SendText(*worker_, "first " + *Next(*worker_)).ok());
+    EXPECT_FALSE(Next(*worker_).ok());
+  });
+  std::thread second_echo([&] {
+    EXPECT_TRUE(SendText(*second_worker, "second " + *Next(*second_worker)).ok());
+    EXPECT_FALSE(Next(*second_worker).ok());
+  });
   ASSERT_TRUE(SendText(*head_, "a").ok());
   ASSERT_TRUE(SendText(**second, "b").ok());
   EXPECT_EQ(*Next(*head_), "first a");
@@ -183,18 +195,22 @@ TEST_P(LinkTest, SeveralLinksOfOneListenerAreSeparate) {
   second_echo.join();
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, LinkTest, ::testing::ValuesIn(LinkKinds()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Kinds, LinkTest, ::testing::ValuesIn(LinkKinds()),
+                         [](const auto& info) { return info.param; });
 
 TEST(SelectTest, AKindThatWasNotBuiltIsRefusedByName) {
   const absl::Status listen = ListenLink("nccl", "127.0.0.1", 0).status();
   EXPECT_TRUE(absl::IsUnimplemented(listen));
-  EXPECT_THAT(std::string(listen.message()), ::testing::AllOf(::testing::HasSubstr("NET-007"), ::testing::HasSubstr("nccl"), ::testing::HasSubstr("loopback, tcp")));
+  EXPECT_THAT(std::string(listen.message()),
+              ::testing::AllOf(::testing::HasSubstr("NET-007"), ::testing::HasSubstr("nccl"),
+                               ::testing::HasSubstr("loopback, tcp")));
   EXPECT_TRUE(absl::IsUnimplemented(ConnectLink("nccl", "127.0.0.1:1", In(kLong)).status()));
 }
 
 TEST(SelectTest, LoopbackAddresses) {
   for (const char* yes : {"127.0.0.1", "127.8.9.10", "::1"}) EXPECT_TRUE(IsLoopbackAddress(yes)) << yes;
-  for (const char* no : {"0.0.0.0", "10.0.0.1", "128.0.0.1", "::", "::2", "localhost", "127.0.0.1.example.com", ""}) {
+  for (const char* no :
+       {"0.0.0.0", "10.0.0.1", "128.0.0.1", "::", "::2", "localhost", "127.0.0.1.example.com", ""}) {
     EXPECT_FALSE(IsLoopbackAddress(no)) << no;
   }
 }

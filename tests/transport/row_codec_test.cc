@@ -38,12 +38,15 @@ TEST(RowCodecTest, PackedSumsComeBackAndAddForEveryCount) {
       std::vector<int64_t> sums(static_cast<size_t>(count));
       const int shift = 64 - 8 * bytes;
       for (size_t i = 0; i < sums.size(); ++i) {
-        sums[i] = static_cast<int64_t>(RandomBits(7, static_cast<uint32_t>(bytes), RandomPurpose::kSynth, i, 0)) >> shift;
+        sums[i] =
+            static_cast<int64_t>(RandomBits(7, static_cast<uint32_t>(bytes), RandomPurpose::kSynth, i, 0)) >>
+            shift;
       }
       sums.front() = kMin >> shift;
       sums.back() = kMax >> shift;
       // Exactly the row: a store past it would be seen by the sanitizer and by the guard.
-      std::vector<std::byte> packed(static_cast<size_t>(count) * static_cast<size_t>(bytes) + 8, std::byte{0xA5});
+      std::vector<std::byte> packed(static_cast<size_t>(count) * static_cast<size_t>(bytes) + 8,
+                                    std::byte{0xA5});
       PackSums(sums.data(), count, bytes, packed.data());
       for (size_t i = packed.size() - 8; i < packed.size(); ++i) ASSERT_EQ(packed[i], std::byte{0xA5});
       packed.resize(packed.size() - 8);

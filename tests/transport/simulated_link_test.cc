@@ -32,7 +32,8 @@ struct Wire {
   static std::string Take(Link& link) {
     const absl::StatusOr<Bytes> message = link.TryReceive();
     EXPECT_TRUE(message.ok()) << message.status();
-    return message.ok() ? std::string(reinterpret_cast<const char*>(message->data()), message->size()) : "dead";
+    return message.ok() ? std::string(reinterpret_cast<const char*>(message->data()), message->size())
+                        : "dead";
   }
   ManualClock clock;
   std::unique_ptr<Link> head;
@@ -51,9 +52,20 @@ TEST(ParseSimulationTest, ReadsEveryKey) {
 }
 
 TEST(ParseSimulationTest, NamesTheKeyThatIsWrong) {
-  for (const auto& [text, names] : std::vector<std::pair<std::string, std::string>>{{"rtt=500", "rtt"}, {"rtt=us", "rtt"}, {"rtt=-1us", "rtt"},
-           {"jitter=5parsec", "jitter"}, {"bandwidth=10GB", "bandwidth"}, {"bandwidth=0Gbit", "bandwidth"}, {"seed=x", "seed"},
-           {"seed=-1", "seed"}, {"rtt", "rtt"}, {"loss=1", "loss"}, {",", "got ''"}, {"rtt=9999999s", "rtt"}, {"rtt=1.2.3us", "rtt"}}) {
+  for (const auto& [text, names] :
+       std::vector<std::pair<std::string, std::string>>{{"rtt=500", "rtt"},
+                                                        {"rtt=us", "rtt"},
+                                                        {"rtt=-1us", "rtt"},
+                                                        {"jitter=5parsec", "jitter"},
+                                                        {"bandwidth=10GB", "bandwidth"},
+                                                        {"bandwidth=0Gbit", "bandwidth"},
+                                                        {"seed=x", "seed"},
+                                                        {"seed=-1", "seed"},
+                                                        {"rtt", "rtt"},
+                                                        {"loss=1", "loss"},
+                                                        {",", "got ''"},
+                                                        {"rtt=9999999s", "rtt"},
+                                                        {"rtt=1.2.3us", "rtt"}}) {
     const absl::Status bad = ParseSimulation(text).status();
     EXPECT_EQ(CodeOf(std::string(bad.message())), "CFG-002") << text;
     EXPECT_THAT(std::string(bad.message()), HasSubstr(names)) << text;

@@ -1,5 +1,6 @@
-// The trunk against the official implementation, in process: log-probabilities within the case's bound, greedy
-// continuation token for token, drafts of the MTP layer. The binary is judged again by tests/goldens/check.py.
+// The trunk against the official implementation, in process: log-probabilities within the case's bound,
+// greedy continuation token for token, drafts of the MTP layer. The binary is judged again by
+// tests/goldens/check.py.
 #include <cmath>
 
 #include "gtest/gtest.h"
@@ -30,10 +31,12 @@ TEST_P(GoldenTest, ReferenceBackendMatchesTheOfficialImplementation) {
     ASSERT_TRUE(scores.ok()) << scores.status();
     double worst = 0;
     for (size_t i = 0; i + 1 < text.size(); ++i) {
-      worst = std::max(worst, std::fabs(static_cast<double>(scores->rows[i].logprob) - static_cast<double>(p.logprobs[i + 1])));
+      worst = std::max(worst, std::fabs(static_cast<double>(scores->rows[i].logprob) -
+                                        static_cast<double>(p.logprobs[i + 1])));
     }
     EXPECT_LT(worst, c.bf16_logprob_bound) << c.name << " with a prompt of " << p.prompt.size();
-    const auto continued = testing::Continue(trunk, p.prompt, static_cast<int32_t>(p.continuation.size()), c.ends, 64, {.temperature = 0.0f});
+    const auto continued = testing::Continue(trunk, p.prompt, static_cast<int32_t>(p.continuation.size()),
+                                             c.ends, 64, {.temperature = 0.0f});
     ASSERT_TRUE(continued.ok()) << continued.status();
     EXPECT_EQ(*continued, p.continuation) << c.name;
   }
@@ -67,11 +70,12 @@ TEST_P(GoldenTest, DraftsAreThoseOfTheMtpLayer) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest, ::testing::ValuesIn(testing::GoldenCases()), [](const auto& info) {
-  std::string name = info.param.name;
-  for (char& ch : name) ch = ch == '-' ? '_' : ch;
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Cases, GoldenTest, ::testing::ValuesIn(testing::GoldenCases()),
+                         [](const auto& info) {
+                           std::string name = info.param.name;
+                           for (char& ch : name) ch = ch == '-' ? '_' : ch;
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace paceline

@@ -1,0 +1,144 @@
+// Words of flags become the model's own types here.
+#include "cli/compute.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/status.h"
+#include "coordinator/planner.h"
+#include "model/placement_shape.h"
+#include "worker/expert_server.h"
+#include "worker/fingerprint.h"
+#include "worker/local_workers.h"
+
+namespace paceline::cli {
+namespace {
+
+constexpr int64_t kCacheShare = 8;  // KV pages take at most one part in so many of the machine's memory
+constexpr int32_t kMinPages = 16;
+
+HeadFormat HeadFormatOf(const std::string& word) {
+  if (word == "stored") return HeadFormat::kStored;
+  return word == "int8" ? HeadFormat::kInt8 : HeadFormat::kAuto;
+}
+
+kernels::ActivationContract ActivationsOf(const ContractOptions& contract) {
+  return contract.activations == "int8" ? kernels::ActivationContract::kInt8
+                                        : kernels::ActivationContract::kInt16;
+}
+
+kernels::KvDtype KvDtypeOf(const ContractOptions& contract) {
+  return contract.kv_dtype == "fp32" ? kernels::KvDtype::kF32 : kernels::KvDtype::kBF16;
+}
+
+// Pages for `slots` whole contexts, or for what memory allows.
+int32_t PagesFor(const ModelConfig& config, kernels::KvDtype dtype, int32_t slots) {
+  const int64_t wanted = slots * ((config.context + kPagePositions - 1) / kPagePositions);
+  int64_t layers = 0;
+  for (const LayerConfig& layer : config.layers) layers += layer.mixer == Mixer::kGatedDeltaNet ? 0 : 1;
+  const int64_t page_bytes = std::max<int64_t>(
+      1, 2 * layers * config.kv_heads * config.head_dim * kPagePositions * kernels::KvDtypeBytes(dtype));
+  const int64_t allowed = std::max<int64_t>(kMinPages, MachineMemory() / kCacheShare / page_bytes);
+  return static_cast<int32_t>(std::clamp<int64_t>(wanted, 1, allowed));
+}
+
+}  // namespace
+
+absl::StatusOr<Compute> ResolveCompute(const ComputeOptions& options, int ranks_here) {
+  Compute compute;
+  ASSIGN_OR_RETURN(compute.table, kernels::SelectKernels(options.backend, options.isa));
+  compute.threads = options.threads > 0 ? options.threads : ThreadsPerRank(ranks_here);
+  compute.yield = compute.threads * ranks_here > CoresHere();
+  return compute;
+}
+
+absl::StatusOr<ContractOptions> ResolveContract(const Checkpoint& checkpoint, const ModelOptions& options) {
+  if (options.float_math == "native") {
+    return Error(
+        errors::kModelUnsupported,
+        "--float-math native is not in this build yet; leave the flag out for the portable contract");
+  }
+  ContractOptions contract;
+  contract.activations = options.activations;
+  contract.float_math = options.float_math;
+  contract.kv_dtype = options.kv_dtype;
+  ASSIGN_OR_RETURN(const HeadFormat head, ResolveHeadFormat(checkpoint, HeadFormatOf(options.lm_head)));
+  contract.lm_head = head == HeadFormat::kInt8 ? "int8" : "stored";
+  return contract;
+}
+
+HandlerFactory ExpertFactory(const Checkpoint& checkpoint, const Compute& compute) {
+  return [&checkpoint, compute](
+             const Share& share,
+             const std::function<void(LoadProgress)>& progress) -> absl::StatusOr<LoadedHandler> {
+    ASSIGN_OR_RETURN(const Placement placement, PlacementOf(share, PlacementShape(checkpoint)));
+    ExpertServerOptions options;
+    options.table = compute.table;
+    options.threads = compute.threads;
+    options.contract = ActivationsOf(share.contract);
+    options.lm_head = HeadFormatOf(share.contract.lm_head);
+    options.progress = [&progress](int64_t done, int64_t total) { progress({done, total}); };
+    ASSIGN_OR_RETURN(std::unique_ptr<ExpertServer> server,
+                     ExpertServer::Load(checkpoint, placement, share.rank, options));
+    LoadedHandler loaded;
+    loaded.facts = {server->experts(), server->leaves(), server->bytes()};
+    loaded.handler = std::move(server);
+    return loaded;
+  };
+}
+
+absl::StatusOr<Placement> PlaceModel(const Checkpoint& checkpoint, const ClusterOptions& options, int nodes) {
+  ASSIGN_OR_RETURN(Placement placement, PlanPlacement(options.placement, PlacementShape(checkpoint), nodes));
+  if (options.head_split && nodes > 1)
+    placement.set_head_rows(SplitHeadRows(checkpoint.config().vocab, nodes));
+  return placement;
+}
+
+absl::StatusOr<std::unique_ptr<LocalTrunk>> LoadTrunk(const TrunkRequest& request) {
+  TrunkOptions options;
+  options.table = request.compute.table;
+  options.threads = request.compute.threads;
+  options.yield = request.compute.yield;
+  options.contract = ActivationsOf(request.contract);
+  options.kv_dtype = KvDtypeOf(request.contract);
+  options.lm_head = HeadFormatOf(request.contract.lm_head);
+  options.slots = request.slots;
+  options.pages = PagesFor(request.checkpoint->config(), options.kv_dtype, request.slots);
+  options.head_id = request.head_id;
+  options.has_token = request.has_token;
+  options.fingerprint = ClusterFingerprint(FingerprintsOf(request.contract));
+  options.progress = request.progress;
+  return LocalTrunk::Load(*request.checkpoint, request.placement, request.peers, std::move(options));
+}
+
+TrunkInfo InfoBeforeLoading(const TrunkRequest& request, const std::string& name) {
+  const ModelConfig& config = request.checkpoint->config();
+  TrunkInfo info;
+  info.model = name;
+  info.fingerprint = ClusterFingerprint(FingerprintsOf(request.contract));
+  info.vocab = config.vocab;
+  info.context = config.context;
+  info.slots = request.slots;
+  info.pages = PagesFor(config, KvDtypeOf(request.contract), request.slots);
+  info.has_mtp = config.mtp_layers > 0 && request.checkpoint->missing_mtp().empty();
+  info.lm_head = request.contract.lm_head;
+  info.layers = request.placement.layers();
+  return info;
+}
+
+std::string HostName() {
+  char name[256] = {};
+  if (gethostname(name, sizeof(name) - 1) != 0 || name[0] == '\0') return "localhost";
+  return name;
+}
+
+std::string BuildText() { return absl::StrCat("paceline ", PACELINE_VERSION, " compiler ", __VERSION__); }
+
+int64_t MachineMemory() {
+  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+}
+
+}  // namespace paceline::cli

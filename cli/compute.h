@@ -1,0 +1,59 @@
+// From flags to what computes: kernels, threads, the contract in force, and the loaders of a worker's and of
+// the head's share. The only file of this room that knows the model's types.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "cli/options.h"
+#include "kernels/kernels.h"
+#include "model/checkpoint.h"
+#include "worker/join.h"
+#include "worker/peers.h"
+#include "worker/trunk.h"
+
+namespace paceline::cli {
+
+// What this process computes with.
+struct Compute {
+  const kernels::KernelTable* table = nullptr;
+  int threads = 1;
+  bool yield = false;  // compute threads on this machine outnumber its cores
+};
+
+// `ranks_here`: ranks that share this machine. DEV-001 says what this machine or this build lacks.
+absl::StatusOr<Compute> ResolveCompute(const ComputeOptions& options, int ranks_here);
+
+// The contract that flags and checkpoint come to. LOAD-007 for an option this build does not have.
+absl::StatusOr<ContractOptions> ResolveContract(const Checkpoint& checkpoint, const ModelOptions& options);
+
+// Loads shares of `checkpoint`, which outlives it.
+HandlerFactory ExpertFactory(const Checkpoint& checkpoint, const Compute& compute);
+
+// The table of all ranks, the LM head's rows included. CFG-001.
+absl::StatusOr<Placement> PlaceModel(const Checkpoint& checkpoint, const ClusterOptions& options, int nodes);
+
+struct TrunkRequest {
+  const Checkpoint* checkpoint = nullptr;
+  Placement placement;
+  const PeerSource* peers = nullptr;  // null: one rank; outlives the trunk
+  uint32_t head_id = 0;
+  ContractOptions contract;
+  Compute compute;
+  int32_t slots = 1;            // sequences at once
+  std::vector<bool> has_token;  // ids that may be drawn; empty: all
+  LoadCallback progress;
+};
+absl::StatusOr<std::unique_ptr<LocalTrunk>> LoadTrunk(const TrunkRequest& request);
+
+// What the trunk's info() will be, before anything is loaded. `name`: the model's, for people.
+TrunkInfo InfoBeforeLoading(const TrunkRequest& request, const std::string& name);
+
+// This machine's name, and the build in words for logs.
+std::string HostName();
+std::string BuildText();
+// Physical memory, bytes.
+int64_t MachineMemory();
+
+}  // namespace paceline::cli

@@ -1,0 +1,51 @@
+// What people see on stderr: lines, and one bar while weights are loaded. Data goes to stdout and never
+// through here.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace paceline::cli {
+
+// Thread-safe.
+class Console {
+ public:
+  Console();
+
+  // One line, above the bar where there is one.
+  void Line(const std::string& text);
+  // "error: ..." and the exit status that belongs to it.
+  int Fail(const absl::Status& status);
+
+  // Bytes of one node's load. A bar on a terminal, else a line per node at every quarter.
+  void Progress(const std::string& node, int64_t done_bytes, int64_t total_bytes);
+  // Takes the bar away.
+  void EndProgress();
+
+ private:
+  struct Load {
+    int64_t done = 0;
+    int64_t total = 0;
+    int quarters = 0;  // said so far
+  };
+  void DrawBar();
+  void EraseBar();
+
+  const bool terminal_;
+  std::mutex mutex_;
+  std::map<std::string, Load> loads_;
+  bool drawn_ = false;
+};
+
+// The process's own.
+Console& StdErr();
+
+// Turns true at the first SIGINT or SIGTERM; a second SIGINT ends the process at once.
+bool StopRequested();
+void CatchSignals();
+
+}  // namespace paceline::cli

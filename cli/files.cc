@@ -1,0 +1,57 @@
+// Reading what the command line names.
+#include "cli/files.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/error.h"
+#include "base/status.h"
+#include "nlohmann/json.hpp"
+
+namespace paceline::cli {
+
+absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream content;
+  if (file) content << file.rdbuf();
+  // An empty file leaves the output stream failed: nothing was inserted.
+  if (!file.is_open() || file.bad()) {
+    return Error(errors::kOption, absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
+  }
+  return content.str();
+}
+
+absl::StatusOr<std::vector<TokenId>> ReadTokensJson(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path));
+  const nlohmann::json array = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!array.is_array()) {
+    return Error(errors::kOption,
+                 absl::StrCat(path, " must hold a JSON array of token ids, such as [1, 2, 3]"));
+  }
+  std::vector<TokenId> ids;
+  ids.reserve(array.size());
+  for (const nlohmann::json& entry : array) {
+    const bool id = entry.is_number_integer() && entry.get<int64_t>() >= 0 &&
+                    entry.get<int64_t>() <= std::numeric_limits<TokenId>::max();
+    if (!id) {
+      return Error(errors::kOption,
+                   absl::StrCat(path, ": entry ", ids.size(), " is ",
+                                entry.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace),
+                                ", not a token id"));
+    }
+    ids.push_back(entry.get<TokenId>());
+  }
+  return ids;
+}
+
+std::string TokensToJson(const std::vector<TokenId>& ids) {
+  return absl::StrCat("[", absl::StrJoin(ids, ","), "]");
+}
+
+}  // namespace paceline::cli

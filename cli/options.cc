@@ -1,0 +1,540 @@
+// The only file that knows the parser: it is slow to compile. One function per group of flags, one per
+// command.
+#include "cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <functional>
+#include <numeric>
+
+#include "base/error.h"
+
+#ifndef PACELINE_VERSION
+#error "cli/CMakeLists.txt defines PACELINE_VERSION"
+#endif
+
+namespace paceline::cli {
+namespace {
+
+constexpr int kHelpColumn = 34;
+
+// Adds flags with their environment twins under one heading of the help.
+class Group {
+ public:
+  Group(CLI::App* app, std::string heading) : app_(app), heading_(std::move(heading)) {}
+
+  template <class T>
+  CLI::Option* Add(const std::string& name, T& value, const std::string& help) {
+    return Finish(app_->add_option("--" + name, value, help), name);
+  }
+  template <class T>
+  CLI::Option* AddDefault(const std::string& name, T& value, const std::string& help) {
+    return Add(name, value, help)->capture_default_str();
+  }
+  CLI::Option* Choice(const std::string& name, std::string& value, const std::vector<std::string>& choices,
+                      const std::string& help) {
+    return AddDefault(name, value, help)
+        ->check(OneOf(choices))
+        ->option_text(Join(choices) + " [" + value + "]");
+  }
+  CLI::Option* Flag(const std::string& name, bool& value, const std::string& help) {
+    return Finish(app_->add_flag("--" + name, value, help), name);
+  }
+
+ private:
+  static std::string Join(const std::vector<std::string>& words) {
+    std::string out;
+    for (const std::string& word : words) out += (out.empty() ? "" : "|") + word;
+    return out;
+  }
+  static CLI::Validator OneOf(const std::vector<std::string>& choices) {
+    return CLI::Validator(
+        [choices](std::string& value) {
+          if (std::find(choices.begin(), choices.end(), value) != choices.end()) return std::string();
+          return "expected one of " + Join(choices) + ", got '" + value + "'";
+        },
+        "");
+  }
+  CLI::Option* Finish(CLI::Option* option, const std::string& name) {
+    std::string twin = "PACELINE_" + name;
+    for (char& c : twin) c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    return option->envname(twin)->group(heading_);
+  }
+
+  CLI::App* app_;
+  std::string heading_;
+};
+
+CLI::Validator Whole(int64_t low, int64_t high) {
+  return CLI::Validator(
+      [low, high](std::string& text) {
+        int64_t value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return std::string();
+        return "expected a whole number from " + std::to_string(low) + " to " + std::to_string(high) +
+               ", got '" + text + "'";
+      },
+      "");
+}
+
+CLI::Validator Real(double low, double high) {
+  return CLI::Validator(
+      [low, high](std::string& text) {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return std::string();
+        std::ostringstream out;
+        out << "expected a number from " << low << " to " << high << ", got '" << text << "'";
+        return out.str();
+      },
+      "");
+}
+
+constexpr int64_t kMany = int64_t{1} << 31;
+
+void AddModelArgument(CLI::App* app, std::string& model, const char* help) {
+  app->add_option("model", model, help)
+      ->required()
+      ->envname("PACELINE_MODEL")
+      ->type_name("MODEL")
+      ->group("Arguments");
+}
+
+void AddCompute(CLI::App* app, ComputeOptions& compute) {
+  Group group(app, "Computing");
+  group.Choice("backend", compute.backend, {"reference", "cpu", "cuda"},
+               "Who computes: plain loops, vector code, a GPU; the first two give the same bits");
+  group
+      .Choice("isa", compute.isa, {"avx2", "avx512", "vnni", "amx", "amx-emulated"},
+              "Instructions of the cpu backend; the best this machine has by default")
+      ->option_text("avx2|avx512|vnni|amx|amx-emulated");
+  group
+      .Add("threads", compute.threads,
+           "Compute threads of each process; by default cores / ranks on this machine")
+      ->check(Whole(1, 4096))
+      ->option_text("N");
+}
+
+void AddCluster(CLI::App* app, ClusterOptions& cluster) {
+  Group group(app, "Cluster");
+  group.AddDefault("local-workers", cluster.local_workers, "Workers on this machine, besides the head")
+      ->check(Whole(0, 64))
+      ->option_text("N [" + std::to_string(cluster.local_workers) + "]");
+  group
+      .AddDefault("placement", cluster.placement,
+                  "Who holds which experts: contiguous, strided, sliced, or a file of rules")
+      ->option_text("KIND|FILE [contiguous]");
+  group.Choice("link", cluster.link, {"loopback", "tcp", "ucx", "nccl"},
+               "How activations travel; with loopback local workers are threads of this process");
+  group.Flag("insecure-links", cluster.insecure_links,
+             "Allow unencrypted connections off this machine, on a network that only trusted machines reach");
+  group
+      .Add("simulate-link", cluster.simulate_link,
+           "Delay every worker link: rtt=500us,jitter=50us,bandwidth=10Gbit,seed=1")
+      ->option_text("SPEC");
+  group.Flag("head-split", cluster.head_split, "Cut the LM head's rows over all ranks");
+  group
+      .AddDefault("heartbeat-timeout", cluster.heartbeat_timeout_ms,
+                  "Silence after which a worker is lost, in milliseconds")
+      ->check(Whole(200, 600000))
+      ->option_text("MS [900]");
+}
+
+void AddModelOptions(CLI::App* app, ModelOptions& options, bool draft) {
+  Group group(app, "Model");
+  group.AddDefault("prefill-chunk", options.prefill_chunk, "Prompt rows per step")
+      ->check(Whole(1, 65536))
+      ->option_text("N [64]");
+  group.Choice("kv-dtype", options.kv_dtype, {"bf16", "fp32"}, "Format of the KV cache");
+  group.Choice("lm-head", options.lm_head, {"auto", "stored", "int8"},
+               "auto: a 16-bit head of more than 65,536 rows becomes INT8 per row at load");
+  group.Choice("activations", options.activations, {"int16", "int8"},
+               "Activations in front of integer weights");
+  group.Choice("float-math", options.float_math, {"portable", "native"},
+               "portable: the same bits on every device; native: the device's own matrix units");
+  group.Choice("mtp-format", options.mtp_format, {"int4", "stored"}, "Format of the drafting layer");
+  if (!draft) return;
+  group.AddDefault("draft", options.draft, "Tokens drafted per step")
+      ->check(CLI::Validator(
+          [](std::string& value) {
+            int64_t depth = 0;
+            if (value == "auto" || value == "off") return std::string();
+            if (CLI::detail::lexical_cast(value, depth) && depth >= 0 && depth <= 16) return std::string();
+            return "expected auto, off, or a number from 0 to 16, got '" + value + "'";
+          },
+          ""))
+      ->option_text("auto|off|K [" + options.draft + "]");
+}
+
+void AddHead(CLI::App* app, HeadOptions& head, const char* model_help, bool draft) {
+  AddModelArgument(app, head.model, model_help);
+  AddCluster(app, head.cluster);
+  AddModelOptions(app, head.options, draft);
+  AddCompute(app, head.compute);
+}
+
+void AddPrompt(CLI::App* app, PromptOptions& prompt, bool required, bool file) {
+  Group group(app, "Prompt");
+  std::vector<CLI::Option*> sources = {
+      group.Add("prompt", prompt.text, "The text; special tokens are recognised, nothing is added")
+          ->option_text("TEXT")};
+  if (file) {
+    sources.push_back(
+        group.Add("prompt-file", prompt.file, "A file of UTF-8 text, every byte of it")->option_text("FILE"));
+  }
+  sources.push_back(
+      group.Add("prompt-tokens-json", prompt.tokens_json, "A file holding a JSON array of token ids")
+          ->option_text("FILE"));
+  // An environment twin must not clash with a flag, so the count is taken of what the command line itself
+  // has.
+  app->callback([sources, required] {
+    int given = 0;
+    for (const CLI::Option* source : sources) given += source->count() > 0 ? 1 : 0;
+    if (given > 1)
+      throw CLI::ValidationError("prompt",
+                                 "give one of --prompt, --prompt-file, --prompt-tokens-json, not several");
+    if (given == 0 && required) {
+      throw CLI::ValidationError(
+          "prompt", "give a prompt: --prompt TEXT, --prompt-file FILE or --prompt-tokens-json FILE");
+    }
+  });
+}
+
+void AddJson(CLI::App* app, bool& json) {
+  Group(app, "Output").Flag("json", json, "One JSON object on stdout");
+}
+
+void AddServe(CLI::App* app, ServeOptions& serve) {
+  AddHead(app, serve.head, "Directory of a Hugging Face checkpoint", true);
+  Group group(app, "Serving");
+  const CLI::Validator port = Whole(0, 65535);
+  group.AddDefault("host", serve.host, "Address of every listener")->option_text("ADDRESS [127.0.0.1]");
+  group.AddDefault("http-port", serve.http_port, "HTTP API; 0: any free port")
+      ->check(port)
+      ->option_text("PORT [8000]");
+  group.AddDefault("grpc-port", serve.grpc_port, "gRPC API; 0: any free port")
+      ->check(port)
+      ->option_text("PORT [50051]");
+  group.AddDefault("join-port", serve.join_port, "Where workers dial; 0: any free port")
+      ->check(port)
+      ->option_text("PORT [7400]");
+  group.Add("nodes", serve.nodes, "Nodes of the cluster, the head counted; default 1 + --local-workers")
+      ->check(Whole(1, 4096))
+      ->option_text("N");
+  group
+      .Add("join-timeout", serve.join_timeout_s,
+           "Give up when workers are still missing after so many seconds")
+      ->check(Whole(1, kMany))
+      ->option_text("S");
+  app->callback([&serve] {
+    if (serve.nodes != 0 && serve.nodes < 1 + serve.head.cluster.local_workers) {
+      throw CLI::ValidationError("--nodes", "expected at least 1 + --local-workers = " +
+                                                std::to_string(1 + serve.head.cluster.local_workers) +
+                                                ", got " + std::to_string(serve.nodes));
+    }
+    if (serve.nodes == 0) serve.nodes = 1 + serve.head.cluster.local_workers;
+  });
+}
+
+void AddWorker(CLI::App* app, WorkerOptions& worker, bool& insecure_links) {
+  Group group(app, "Joining");
+  group.Add("join", worker.join, "The head's join address")->required()->option_text("HOST:PORT (required)");
+  group.Add("model", worker.model, "Directory of the same checkpoint")
+      ->required()
+      ->option_text("DIR (required)");
+  group.Add("name", worker.name, "What errors, logs and `status` say; default HOSTNAME-PID")
+      ->option_text("NAME");
+  group.Add("rank", worker.rank, "The rank to take if it is free")->check(Whole(1, 4096))->option_text("N");
+  group.AddDefault("dial-timeout", worker.dial_timeout_s, "Give up when no head answers for so many seconds")
+      ->check(Whole(1, kMany))
+      ->option_text("S [60]");
+  group
+      .AddDefault("rejoin-timeout", worker.rejoin_timeout_s,
+                  "The same, after a head that had answered went away")
+      ->check(Whole(1, kMany))
+      ->option_text("S [60]");
+  // The head decides whether plain links are allowed: it listens. Taken here so that one set of flags suits
+  // both.
+  group.Flag("insecure-links", insecure_links, "Accepted; it is the head that must allow unencrypted links");
+  AddCompute(app, worker.compute);
+  app->callback([&worker] {
+    const size_t colon = worker.join.rfind(':');
+    int64_t port = 0;
+    if (colon == std::string::npos || colon == 0 ||
+        !CLI::detail::lexical_cast(worker.join.substr(colon + 1), port) || port < 1 || port > 65535) {
+      throw CLI::ValidationError("--join", "expected HOST:PORT, got '" + worker.join + "'");
+    }
+  });
+}
+
+void AddGenerate(CLI::App* app, GenerateOptions& generate) {
+  AddPrompt(app, generate.prompt, true, true);
+  AddHead(app, generate.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head", true);
+  Group group(app, "Sampling");
+  group.Add("max-tokens", generate.max_tokens, "Tokens at most; default: what is left of the context")
+      ->check(Whole(1, kMany))
+      ->option_text("N");
+  group
+      .Add("temperature", generate.sampling.temperature,
+           "0: greedy; default from generation_config.json, else 1")
+      ->check(Real(0, 1e6))
+      ->option_text("X");
+  group.Add("top-k", generate.sampling.top_k, "Keep the k likeliest; 0: off")
+      ->check(Whole(0, kMany))
+      ->option_text("K");
+  group.Add("top-p", generate.sampling.top_p, "Keep the likeliest up to this mass")
+      ->check(Real(0, 1))
+      ->option_text("P");
+  group.Add("min-p", generate.sampling.min_p, "Drop those below this share of the likeliest")
+      ->check(Real(0, 1))
+      ->option_text("P");
+  group
+      .Add("seed", generate.sampling.seed, "The same seed gives the same text; default random, and returned")
+      ->option_text("N");
+  group.Flag("ignore-eos", generate.ignore_eos, "Go on after the model's end of text");
+  AddJson(app, generate.json);
+  Group(app, "Output")
+      .Flag("logits-hash", generate.logits_hash, "Hash the logits that tokens were drawn from");
+}
+
+void AddScore(CLI::App* app, ScoreOptions& score) {
+  AddHead(app, score.head, "Directory of a checkpoint", false);
+  Group group(app, "Scoring");
+  group.Add("tokens-json", score.tokens_json, "A file holding a JSON array of token ids")
+      ->required()
+      ->option_text("FILE (required)");
+  group.AddDefault("top", score.top, "Candidates per position")->check(Whole(0, 1000))->option_text("N [0]");
+  group.AddDefault("drafts", score.drafts, "Tokens the MTP layer drafts at each position")
+      ->check(Whole(0, 16))
+      ->option_text("K [0]");
+  AddJson(app, score.json);
+}
+
+void AddVerify(CLI::App* app, VerifyOptions& verify) {
+  verify.head.cluster.local_workers = 1;
+  verify.head.options.draft = "4";
+  AddHead(app, verify.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head", true);
+  AddPrompt(app, verify.prompt, false, false);
+  Group(app, "Prompt")
+      .AddDefault("max-tokens", verify.max_tokens, "Tokens per comparison")
+      ->check(Whole(1, kMany))
+      ->option_text("N [64]");
+  AddJson(app, verify.json);
+}
+
+void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
+  AddHead(app, bench.head, "Directory of a checkpoint", true);
+  Group(app, "Measuring")
+      .Add("rows", bench.rows, "Rows per step, comma separated")
+      ->delimiter(',')
+      ->check(Whole(1, 65536))
+      ->option_text("N,N,..");
+  AddJson(app, bench.json);
+}
+
+void AddTokenize(CLI::App* app, TokenizeOptions& tokenize, bool& no_parse_special) {
+  AddModelArgument(app, tokenize.model, "Directory with a tokenizer.json");
+  Group group(app, "Input");
+  const std::vector<CLI::Option*> sources = {
+      group.Add("text", tokenize.text, "The text itself")->option_text("TEXT"),
+      group.Add("text-file", tokenize.text_file, "A file of UTF-8 text, every byte of it")
+          ->option_text("FILE"),
+      group
+          .Add("decode-json", tokenize.decode_json,
+               "A file holding a JSON array of token ids, to be turned into text")
+          ->option_text("FILE")};
+  group.Flag("no-parse-special", no_parse_special, "Read special tokens in the text as plain text");
+  AddJson(app, tokenize.json);
+  app->callback([sources, &tokenize, &no_parse_special] {
+    int given = 0;
+    for (const CLI::Option* source : sources) given += source->count() > 0 ? 1 : 0;
+    if (given != 1)
+      throw CLI::ValidationError("input", "give one of --text TEXT, --text-file FILE, --decode-json FILE");
+    tokenize.parse_special = !no_parse_special;
+  });
+}
+
+void AddStatus(CLI::App* app, StatusOptions& status) {
+  app->add_option("url", status.url, "The head's gRPC address")
+      ->envname("PACELINE_URL")
+      ->option_text("grpc://HOST:PORT [grpc://127.0.0.1:50051]")
+      ->group("Arguments");
+  AddJson(app, status.json);
+}
+
+void AddSynth(CLI::App* app, SynthOptions& synth) {
+  app->add_option("out", synth.out, "Directory to write")
+      ->required()
+      ->envname("PACELINE_OUT")
+      ->type_name("OUT")
+      ->group("Arguments");
+  Group group(app, "Model");
+  const std::vector<std::string> shapes = {"Qwen3.5-122B-A10B", "Qwen3.5-35B-A3B", "Qwen3.5-397B-A17B"};
+  group.Choice("like", synth.like, shapes, "Whose shape")
+      ->required()
+      ->option_text("Qwen3.5-122B-A10B|Qwen3.5-35B-A3B|Qwen3.5-397B-A17B (required)");
+  group.Add("layers", synth.layers, "Layers to write")
+      ->required()
+      ->check(Whole(1, 1000))
+      ->option_text("N (required)");
+  group.Choice("format", synth.format, {"hybrid", "int4", "bf16"},
+               "hybrid: experts INT4, other projections FP8; int4: AutoRound's composition; bf16: all of it");
+  group.Flag("mtp", synth.mtp, "With a drafting layer");
+  group.AddDefault("seed", synth.seed, "Of the weights")->option_text("N [1]");
+}
+
+// Edits between two words: letters added, dropped or changed.
+size_t EditDistance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t change = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, change}));
+    }
+  }
+  return row[b.size()];
+}
+
+// The nearest of `words`, if it is near at all.
+std::string Nearest(const std::string& word, const std::vector<std::string>& words) {
+  std::string best;
+  size_t distance = std::max<size_t>(2, word.size() / 3) + 1;
+  for (const std::string& candidate : words) {
+    const size_t d = EditDistance(word, candidate);
+    if (d < distance) {
+      distance = d;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+// The command the user is in: the deepest one named.
+CLI::App* Deepest(CLI::App* app) {
+  while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
+  return app;
+}
+
+std::string FullName(const CLI::App* app) {
+  return app->get_parent() == nullptr ? "paceline" : FullName(app->get_parent()) + " " + app->get_name();
+}
+
+std::string Suggestion(CLI::App* app) {
+  const std::vector<std::string> extras = app->remaining(true);
+  for (const std::string& extra : extras) {
+    if (extra.empty()) continue;
+    std::vector<std::string> words;
+    if (extra.front() == '-') {
+      for (const CLI::Option* option : app->get_options()) {
+        for (const std::string& name : option->get_lnames()) words.push_back("--" + name);
+      }
+    } else {
+      for (const CLI::App* sub : app->get_subcommands([](CLI::App*) { return true; }))
+        words.push_back(sub->get_name());
+    }
+    const std::string near = Nearest(extra.substr(0, extra.find('=')), words);
+    return "unknown " + std::string(extra.front() == '-' ? "flag " : "argument ") + extra +
+           (near.empty() ? "" : "; did you mean " + near + "?");
+  }
+  return {};
+}
+
+std::string UsageError(CLI::App* root, const std::string& what) {
+  const std::string name = FullName(Deepest(root));
+  std::string message(Error(errors::kOption, what).message());
+  return message + "\nsee: " + name + " --help\n";
+}
+
+std::string Describe(CLI::App* root, const CLI::Error& error) {
+  CLI::App* app = Deepest(root);
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    const std::string suggestion = Suggestion(app);
+    if (!suggestion.empty()) return suggestion;
+  }
+  if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && !app->remaining(true).empty()) {
+    // An unknown flag is the likelier mistake than the argument it kept from being read.
+    const std::string suggestion = Suggestion(app);
+    if (!suggestion.empty()) return suggestion;
+  }
+  return error.what();
+}
+
+}  // namespace
+
+Parsed ParseCommandLine(int argc, const char* const* argv) {
+  CLI::App root("Paceline runs mixture-of-experts language models over several machines.", "paceline");
+  root.get_formatter()->column_width(kHelpColumn);
+  root.set_version_flag("--version", "paceline " PACELINE_VERSION);
+  root.require_subcommand(1);
+  root.footer(
+      "paceline COMMAND --help shows a command's flags. Each has an environment twin: --grpc-port is "
+      "PACELINE_GRPC_PORT.");
+
+  ServeOptions serve;
+  WorkerOptions worker;
+  GenerateOptions generate;
+  ScoreOptions score;
+  VerifyOptions verify;
+  BenchStepOptions bench_step;
+  TokenizeOptions tokenize;
+  StatusOptions status;
+  SynthOptions synth;
+  bool no_parse_special = false;
+  bool worker_insecure_links = false;
+
+  CLI::App* serve_app =
+      root.add_subcommand("serve", "Run the head: serve a model, with workers here or elsewhere");
+  CLI::App* worker_app = root.add_subcommand("worker", "Join a head and hold a share of its experts");
+  CLI::App* generate_app =
+      root.add_subcommand("generate", "Continue one prompt, from a directory or a running head");
+  CLI::App* score_app = root.add_subcommand("score", "Log-probabilities of given tokens");
+  CLI::App* verify_app = root.add_subcommand(
+      "verify", "Prove on this machine or cluster that tokens are equal however they are computed");
+  CLI::App* bench_app = root.add_subcommand("bench", "Measure");
+  bench_app->require_subcommand(1);
+  CLI::App* step_app =
+      bench_app->add_subcommand("step", "Whole model steps, as a share of the read bandwidth");
+  CLI::App* tokenize_app = root.add_subcommand("tokenize", "Text to token ids, or back");
+  CLI::App* status_app = root.add_subcommand("status", "What runs where");
+  CLI::App* synth_app = root.add_subcommand("synth", "Make a random checkpoint with a real model's shapes");
+  AddServe(serve_app, serve);
+  AddWorker(worker_app, worker, worker_insecure_links);
+  AddGenerate(generate_app, generate);
+  AddScore(score_app, score);
+  AddVerify(verify_app, verify);
+  AddBenchStep(step_app, bench_step);
+  AddTokenize(tokenize_app, tokenize, no_parse_special);
+  AddStatus(status_app, status);
+  AddSynth(synth_app, synth);
+
+  Parsed parsed;
+  try {
+    root.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    parsed.out = Deepest(&root)->help();
+    return parsed;
+  } catch (const CLI::CallForVersion& version) {
+    parsed.out = std::string(version.what()) + "\n";
+    return parsed;
+  } catch (const CLI::Error& error) {
+    parsed.exit_status = kExitUsage;
+    parsed.err = UsageError(&root, Describe(&root, error));
+    return parsed;
+  } catch (const std::exception& error) {
+    parsed.exit_status = kExitUsage;
+    parsed.err = UsageError(&root, error.what());
+    return parsed;
+  }
+  if (*serve_app) parsed.invocation = serve;
+  if (*worker_app) parsed.invocation = worker;
+  if (*generate_app) parsed.invocation = generate;
+  if (*score_app) parsed.invocation = score;
+  if (*verify_app) parsed.invocation = verify;
+  if (*step_app) parsed.invocation = bench_step;
+  if (*tokenize_app) parsed.invocation = tokenize;
+  if (*status_app) parsed.invocation = status;
+  if (*synth_app) parsed.invocation = synth;
+  return parsed;
+}
+
+}  // namespace paceline::cli

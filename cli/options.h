@@ -1,0 +1,154 @@
+// What a command line asks for, as plain structs: the other files of this room never see the parser.
+// Names, defaults and meanings of flags: docs/contracts of the command line (`paceline COMMAND --help`).
+// Every flag has an environment twin, PACELINE_ and the flag's name in capitals with _ for -; a flag wins
+// over its twin.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace paceline::cli {
+
+// How this process computes.
+struct ComputeOptions {
+  std::string backend = "cpu";  // reference, cpu, cuda
+  std::string isa;              // avx2, avx512, vnni, amx, amx-emulated; empty: the best this machine has
+  int threads = 0;              // 0: max(1, cores / ranks on this machine)
+};
+
+// The ranks and the roads between them.
+struct ClusterOptions {
+  int local_workers = 0;
+  std::string placement = "contiguous";  // contiguous, strided, sliced, or a file of rules
+  std::string link = "tcp";              // loopback, tcp, ucx, nccl
+  bool insecure_links = false;
+  std::string simulate_link;  // "rtt=500us,jitter=50us,bandwidth=10Gbit,seed=1"; empty: none
+  bool head_split = false;
+  int heartbeat_timeout_ms = 900;
+};
+
+// What changes bits, memory or the shape of a step.
+struct ModelOptions {
+  int prefill_chunk = 64;
+  std::string kv_dtype = "bf16";        // bf16, fp32
+  std::string lm_head = "auto";         // auto, stored, int8
+  std::string activations = "int16";    // int16, int8
+  std::string float_math = "portable";  // portable, native
+  std::string mtp_format = "int4";      // int4, stored
+  std::string draft = "auto";           // auto, off, or a number; not a flag of every command
+};
+
+// Everything a head is made from.
+struct HeadOptions {
+  std::string model;  // directory
+  ComputeOptions compute;
+  ClusterOptions cluster;
+  ModelOptions options;
+};
+
+struct ServeOptions {
+  HeadOptions head;
+  std::string host = "127.0.0.1";
+  int http_port = 8000;
+  int grpc_port = 50051;
+  int join_port = 7400;
+  int nodes = 0;           // the head counted; 0: 1 + local_workers
+  int join_timeout_s = 0;  // 0: wait for workers without end
+};
+
+struct WorkerOptions {
+  std::string join;  // HOST:PORT
+  std::string model;
+  std::string name;  // empty: HOSTNAME-PID
+  int rank = 0;      // taken if free; 0: any
+  int dial_timeout_s = 60;
+  int rejoin_timeout_s = 60;
+  ComputeOptions compute;
+};
+
+struct PromptOptions {
+  std::optional<std::string> text;
+  std::string file;
+  std::string tokens_json;
+};
+
+struct SamplingFlags {
+  std::optional<double> temperature;
+  std::optional<int64_t> top_k;
+  std::optional<double> top_p;
+  std::optional<double> min_p;
+  std::optional<uint64_t> seed;
+};
+
+struct GenerateOptions {
+  HeadOptions head;  // head.model: a directory, or grpc://HOST:PORT
+  PromptOptions prompt;
+  std::optional<int64_t> max_tokens;
+  SamplingFlags sampling;
+  bool ignore_eos = false;
+  bool logits_hash = false;
+  bool json = false;
+};
+
+struct ScoreOptions {
+  HeadOptions head;
+  std::string tokens_json;
+  int top = 0;
+  int drafts = 0;
+  bool json = false;
+};
+
+struct VerifyOptions {
+  HeadOptions head;  // head.model: a directory, or grpc://HOST:PORT
+  PromptOptions prompt;
+  int64_t max_tokens = 64;
+  bool json = false;
+};
+
+struct BenchStepOptions {
+  HeadOptions head;
+  std::vector<int> rows;  // per step; empty: the bench's own list
+  bool json = false;
+};
+
+struct TokenizeOptions {
+  std::string model;
+  std::optional<std::string> text;
+  std::string text_file;
+  std::string decode_json;
+  bool parse_special = true;
+  bool json = false;
+};
+
+struct StatusOptions {
+  std::string url = "grpc://127.0.0.1:50051";
+  bool json = false;
+};
+
+struct SynthOptions {
+  std::string out;
+  std::string like;
+  int layers = 0;
+  std::string format = "hybrid";  // hybrid, int4, bf16
+  bool mtp = false;
+  uint64_t seed = 1;
+};
+
+using Invocation = std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions,
+                                BenchStepOptions, TokenizeOptions, StatusOptions, SynthOptions>;
+
+// Either an invocation, or what to print and the status to exit with (help, version, a usage error).
+struct Parsed {
+  std::optional<Invocation> invocation;
+  int exit_status = 0;
+  std::string out;  // for stdout
+  std::string err;  // for stderr
+};
+
+// Reads the command line and the environment. Prints nothing, exits never.
+Parsed ParseCommandLine(int argc, const char* const* argv);
+
+}  // namespace paceline::cli

@@ -1,0 +1,47 @@
+// `worker`: a process that holds a share of the experts.
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/status.h"
+#include "cli/commands.h"
+#include "cli/compute.h"
+#include "cli/console.h"
+#include "worker/node_client.h"
+
+namespace paceline::cli {
+namespace {
+
+absl::Status Work(const WorkerOptions& options, const std::string& name) {
+  ASSIGN_OR_RETURN(const Compute compute, ResolveCompute(options.compute, 1));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(options.model));
+  WorkerConfig config;
+  config.join = options.join;
+  config.facts.name = name;
+  config.facts.pid = getpid();
+  config.facts.model_digest = checkpoint->digest();
+  config.facts.backend = std::string(compute.table->name);
+  config.facts.isa = options.compute.isa;
+  config.facts.build = BuildText();
+  config.facts.memory_bytes = MachineMemory();
+  config.facts.threads = compute.threads;
+  config.facts.wanted_rank = options.rank;
+  config.factory = ExpertFactory(*checkpoint, compute);
+  config.dial_patience = std::chrono::seconds(options.dial_timeout_s);
+  config.rejoin_patience = std::chrono::seconds(options.rejoin_timeout_s);
+  config.stop = StopRequested;
+  config.log = [&name](const std::string& line) { StdErr().Line(absl::StrCat(name, ": ", line)); };
+  return RunWorker(std::move(config));
+}
+
+}  // namespace
+
+int Run(const WorkerOptions& options) {
+  const std::string name = options.name.empty() ? absl::StrCat(HostName(), "-", getpid()) : options.name;
+  const absl::Status ended = Work(options, name);
+  if (ended.ok()) return 0;
+  StdErr().Line(absl::StrCat(name, ": error: ", std::string(ended.message())));
+  return ExitStatus(ended);
+}
+
+}  // namespace paceline::cli

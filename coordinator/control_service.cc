@@ -1,0 +1,98 @@
+// Facts of the cluster, the model and the load as messages.
+#include "coordinator/control_service.h"
+
+namespace paceline {
+
+namespace pb = control::v1;
+
+namespace {
+
+pb::ClusterState ToWire(ClusterState state) {
+  switch (state) {
+    case ClusterState::kLoading:
+      return pb::CLUSTER_STATE_LOADING;
+    case ClusterState::kReady:
+      return pb::CLUSTER_STATE_READY;
+    case ClusterState::kDegraded:
+      return pb::CLUSTER_STATE_DEGRADED;
+    case ClusterState::kDraining:
+      return pb::CLUSTER_STATE_DRAINING;
+  }
+  return pb::CLUSTER_STATE_UNSPECIFIED;
+}
+
+pb::NodeState ToWire(NodeState state) {
+  switch (state) {
+    case NodeState::kJoining:
+      return pb::NODE_STATE_JOINING;
+    case NodeState::kLoading:
+      return pb::NODE_STATE_LOADING;
+    case NodeState::kReady:
+      return pb::NODE_STATE_READY;
+    case NodeState::kLost:
+      return pb::NODE_STATE_LOST;
+  }
+  return pb::NODE_STATE_UNSPECIFIED;
+}
+
+grpc::ServerUnaryReactor* Ok(grpc::CallbackServerContext* context) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* ControlService::GetClusterStatus(grpc::CallbackServerContext* context,
+                                                           const pb::GetClusterStatusRequest*,
+                                                           pb::GetClusterStatusResponse* response) {
+  const ClusterFacts facts = cluster_.Facts();
+  response->set_state(ToWire(state_.Now()));
+  response->set_epoch(facts.epoch.value());
+  response->set_model(engine_.info().model);
+  response->set_degraded(facts.degraded);
+  for (const NodeFacts& node : facts.nodes) {
+    pb::Node* out = response->add_nodes();
+    out->set_name(node.name);
+    out->set_role(node.head ? pb::NODE_ROLE_HEAD : pb::NODE_ROLE_WORKER);
+    out->set_pid(node.pid);
+    out->set_address(node.address);
+    out->set_state(ToWire(node.state));
+    out->set_experts(node.experts);
+    out->set_leaves(node.leaves);
+    out->set_bytes(node.bytes);
+    out->set_backend(node.backend);
+    out->set_fingerprint(node.fingerprint);
+  }
+  return Ok(context);
+}
+
+grpc::ServerUnaryReactor* ControlService::GetModelInfo(grpc::CallbackServerContext* context,
+                                                       const pb::GetModelInfoRequest*,
+                                                       pb::GetModelInfoResponse* response) {
+  const TrunkInfo& info = engine_.info();
+  response->set_model(info.model);
+  response->set_vocab_size(static_cast<uint64_t>(info.vocab));
+  response->set_context_length(static_cast<uint64_t>(engine_.context()));
+  for (const TokenId id : engine_.defaults().eos_token_ids)
+    response->add_eos_token_ids(static_cast<uint32_t>(id));
+  response->set_has_mtp(info.has_mtp);
+  response->set_lm_head(info.lm_head);
+  response->set_fingerprint(info.fingerprint);
+  return Ok(context);
+}
+
+grpc::ServerUnaryReactor* ControlService::GetLoad(grpc::CallbackServerContext* context,
+                                                  const pb::GetLoadRequest*, pb::GetLoadResponse* response) {
+  const EngineStats stats = engine_.stats();
+  response->set_running(static_cast<uint32_t>(stats.running));
+  response->set_waiting(static_cast<uint32_t>(stats.waiting));
+  response->set_max_running(static_cast<uint32_t>(stats.max_running));
+  response->set_kv_pages_used(static_cast<uint32_t>(stats.pages_used));
+  response->set_kv_pages_total(static_cast<uint32_t>(stats.pages_total));
+  response->set_steps(static_cast<uint64_t>(stats.steps));
+  response->set_tokens_generated(static_cast<uint64_t>(stats.tokens));
+  return Ok(context);
+}
+
+}  // namespace paceline

@@ -1,0 +1,36 @@
+// paceline.control.v1: what runs where, for operators and routers. Answers at every stage of a head's life.
+#pragma once
+
+#include "base/cluster.h"
+#include "coordinator/engine.h"
+#include "coordinator/serving_state.h"
+#include "paceline/control/v1/control.grpc.pb.h"
+
+namespace paceline {
+
+inline constexpr char kControlServiceName[] = "paceline.control.v1.ControlService";
+
+// Thread-safe.
+class ControlService final : public control::v1::ControlService::CallbackService {
+ public:
+  // All outlive the service.
+  ControlService(const Engine& engine, const ClusterView& cluster, const ServingState& state)
+      : engine_(engine), cluster_(cluster), state_(state) {}
+
+  grpc::ServerUnaryReactor* GetClusterStatus(grpc::CallbackServerContext* context,
+                                             const control::v1::GetClusterStatusRequest* request,
+                                             control::v1::GetClusterStatusResponse* response) override;
+  grpc::ServerUnaryReactor* GetModelInfo(grpc::CallbackServerContext* context,
+                                         const control::v1::GetModelInfoRequest* request,
+                                         control::v1::GetModelInfoResponse* response) override;
+  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context,
+                                    const control::v1::GetLoadRequest* request,
+                                    control::v1::GetLoadResponse* response) override;
+
+ private:
+  const Engine& engine_;
+  const ClusterView& cluster_;
+  const ServingState& state_;
+};
+
+}  // namespace paceline

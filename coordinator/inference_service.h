@@ -1,0 +1,61 @@
+// paceline.inference.v1 over an engine. A client that cancels, hangs up or runs into its deadline frees its
+// sequence within a step. What can be refused is refused before the first message.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "coordinator/engine.h"
+#include "coordinator/serving_state.h"
+#include "paceline/inference/v1/inference.grpc.pb.h"
+
+namespace paceline {
+
+inline constexpr char kInferenceServiceName[] = "paceline.inference.v1.InferenceService";
+
+// Request ids in flight: a second request of the same id would be indistinguishable from the first.
+// Thread-safe.
+class RequestIds {
+ public:
+  bool Take(const std::string& id);
+  void Return(const std::string& id);
+
+ private:
+  std::mutex mutex_;
+  std::set<std::string> ids_;  // guarded by mutex_
+};
+
+// Thread-safe. Destroyed after its server is shut down.
+class InferenceService final : public inference::v1::InferenceService::CallbackService {
+ public:
+  // `engine` and `state` outlive the service.
+  InferenceService(Engine& engine, const ServingState& state) : engine_(engine), state_(state) {}
+
+  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
+                                     const inference::v1::GenerateRequest* request,
+                                     inference::v1::GenerateResponse* response) override;
+  grpc::ServerWriteReactor<inference::v1::GenerateStreamResponse>* GenerateStream(
+      grpc::CallbackServerContext* context, const inference::v1::GenerateStreamRequest* request) override;
+  grpc::ServerWriteReactor<inference::v1::ResumeGenerationResponse>* ResumeGeneration(
+      grpc::CallbackServerContext* context, const inference::v1::ResumeGenerationRequest* request) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const inference::v1::TokenizeRequest* request,
+                                     inference::v1::TokenizeResponse* response) override;
+
+ private:
+  class UnaryCall;
+  class StreamCall;
+
+  absl::Status CheckModel(const std::string& model) const;
+  absl::StatusOr<std::shared_ptr<GenerationTicket>> Submit(const inference::v1::GenerateRequest& wire,
+                                                           std::shared_ptr<GenerationSink> sink,
+                                                           class CallBasics& call);
+
+  Engine& engine_;
+  const ServingState& state_;
+  RequestIds request_ids_;
+};
+
+}  // namespace paceline

@@ -1,0 +1,47 @@
+// Whether the head takes requests, as the API fronts see it: what the serving layer said last, and what the
+// cluster says now.
+#pragma once
+
+#include <atomic>
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/cluster.h"
+
+namespace paceline {
+
+enum class ClusterState { kLoading, kReady, kDegraded, kDraining };
+constexpr const char* ClusterStateName(ClusterState state) {
+  switch (state) {
+    case ClusterState::kLoading:
+      return "loading";
+    case ClusterState::kReady:
+      return "ready";
+    case ClusterState::kDegraded:
+      return "degraded";
+    case ClusterState::kDraining:
+      return "draining";
+  }
+  return "?";
+}
+
+// Thread-safe.
+class ServingState {
+ public:
+  // `cluster` outlives the state.
+  explicit ServingState(const ClusterView& cluster) : cluster_(cluster) {}
+
+  void SetServing(bool serving) { serving_ = serving; }
+  void SetDraining() { draining_ = true; }
+  ClusterState Now() const;
+  // Ok when requests are taken; else Unavailable with reason MODEL_LOADING or DRAINING. A degraded cluster is
+  // the engine's to refuse, which names the worker.
+  absl::Status Admit() const;
+
+ private:
+  const ClusterView& cluster_;
+  std::atomic<bool> serving_{false};
+  std::atomic<bool> draining_{false};
+};
+
+}  // namespace paceline

@@ -1,0 +1,299 @@
+// Requests and answers to and from the messages of paceline.inference.v1.
+#include "coordinator/wire.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "coordinator/api_error.h"
+#include "paceline/inference/v1/inference.pb.h"
+
+namespace paceline {
+namespace {
+
+namespace pb = inference::v1;
+
+constexpr size_t kMaxRequestId = 128;
+// Longer limits than this mean none, and would overflow nanoseconds.
+constexpr int64_t kMaxLimitSeconds = 1'000'000'000;
+
+absl::Status NotYet(std::string_view field) {
+  const absl::string_view name(field.data(), field.size());
+  return WithField(WithReason(absl::UnimplementedError(
+                                  absl::StrCat(name, ": this version does not have it; leave the field out")),
+                              reasons::kFeatureDisabled),
+                   field);
+}
+
+// Fields that later work owns. Values that change nothing are accepted, since clients send them unasked.
+absl::Status CheckUnsupported(const pb::GenerateRequest& wire) {
+  const pb::SamplingParams& sampling = wire.sampling();
+  if (wire.has_chat()) return NotYet("chat");
+  if (wire.priority() != 0) return NotYet("priority");
+  if (sampling.presence_penalty() != 0) return NotYet("sampling.presence_penalty");
+  if (sampling.frequency_penalty() != 0) return NotYet("sampling.frequency_penalty");
+  if (sampling.has_repetition_penalty() && sampling.repetition_penalty() != 1)
+    return NotYet("sampling.repetition_penalty");
+  if (sampling.has_num_sequences() && sampling.num_sequences() == 0) {
+    return FieldError("sampling.num_sequences", "expected at least 1, got 0");
+  }
+  if (sampling.num_sequences() > 1) return NotYet("sampling.num_sequences");
+  if (!sampling.logit_bias().empty()) return NotYet("sampling.logit_bias");
+  if (!sampling.allowed_token_ids().empty()) return NotYet("sampling.allowed_token_ids");
+  if (wire.constraint().kind_case() != pb::Constraint::KIND_NOT_SET) return NotYet("constraint");
+  if (wire.response().has_prompt_logprobs()) return NotYet("response.prompt_logprobs");
+  if (wire.response().usage_every_chunk()) return NotYet("response.usage_every_chunk");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<TokenId>> IdsFromWire(const google::protobuf::RepeatedField<uint32_t>& wire,
+                                                 const char* field) {
+  std::vector<TokenId> ids;
+  ids.reserve(static_cast<size_t>(wire.size()));
+  for (const uint32_t id : wire) {
+    if (id > static_cast<uint32_t>(std::numeric_limits<TokenId>::max())) {
+      return FieldError(field,
+                        absl::StrCat("id ", id, " at index ", ids.size(), " is outside every vocabulary"));
+    }
+    ids.push_back(static_cast<TokenId>(id));
+  }
+  return ids;
+}
+
+SamplingOptions SamplingFromWire(const pb::SamplingParams& wire) {
+  SamplingOptions sampling;
+  if (wire.has_temperature()) sampling.temperature = wire.temperature();
+  if (wire.has_top_p()) sampling.top_p = wire.top_p();
+  if (wire.has_top_k()) sampling.top_k = wire.top_k();
+  if (wire.has_min_p()) sampling.min_p = wire.min_p();
+  if (wire.has_seed()) sampling.seed = wire.seed();
+  return sampling;
+}
+
+absl::StatusOr<StoppingOptions> StoppingFromWire(const pb::StoppingParams& wire) {
+  StoppingOptions stopping;
+  if (wire.has_max_tokens()) stopping.max_tokens = wire.max_tokens();
+  stopping.min_tokens = wire.min_tokens();
+  stopping.stop_strings.assign(wire.stop_strings().begin(), wire.stop_strings().end());
+  ASSIGN_OR_RETURN(stopping.stop_token_ids, IdsFromWire(wire.stop_token_ids(), "stopping.stop_token_ids"));
+  stopping.ignore_eos = wire.ignore_eos();
+  stopping.include_stop = wire.include_stop();
+  if (wire.has_time_limit()) {
+    const int64_t seconds = wire.time_limit().seconds();
+    if (seconds < 0 || wire.time_limit().nanos() < 0) {
+      return FieldError("stopping.time_limit", "expected a duration above zero");
+    }
+    stopping.time_limit = std::chrono::seconds(std::min(seconds, kMaxLimitSeconds)) +
+                          std::chrono::nanoseconds(wire.time_limit().nanos());
+  }
+  return stopping;
+}
+
+pb::FinishReason ReasonToWire(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return pb::FINISH_REASON_STOP;
+    case FinishReason::kLength:
+      return pb::FINISH_REASON_LENGTH;
+    case FinishReason::kCancelled:
+      return pb::FINISH_REASON_CANCELLED;
+    case FinishReason::kTimeLimit:
+      return pb::FINISH_REASON_TIME_LIMIT;
+  }
+  return pb::FINISH_REASON_UNSPECIFIED;
+}
+
+FinishReason ReasonFromWire(pb::FinishReason reason) {
+  switch (reason) {
+    case pb::FINISH_REASON_LENGTH:
+      return FinishReason::kLength;
+    case pb::FINISH_REASON_CANCELLED:
+      return FinishReason::kCancelled;
+    case pb::FINISH_REASON_TIME_LIMIT:
+      return FinishReason::kTimeLimit;
+    default:
+      return FinishReason::kStop;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire) {
+  RETURN_IF_ERROR(CheckUnsupported(wire));
+  WireRequest out;
+  GenerateRequest& request = out.request;
+  if (wire.request_id().size() > kMaxRequestId) {
+    return FieldError("request_id", absl::StrCat("expected at most ", kMaxRequestId, " bytes, got ",
+                                                 wire.request_id().size()));
+  }
+  request.request_id = wire.request_id();
+  switch (wire.input_case()) {
+    case pb::GenerateRequest::kText:
+      request.input = wire.text();
+      break;
+    case pb::GenerateRequest::kTokenIds: {
+      ASSIGN_OR_RETURN(request.input, IdsFromWire(wire.token_ids().ids(), "token_ids"));
+      break;
+    }
+    default:
+      return FieldError("input", "expected text or token_ids, got neither");
+  }
+  request.sampling = SamplingFromWire(wire.sampling());
+  ASSIGN_OR_RETURN(request.stopping, StoppingFromWire(wire.stopping()));
+  const pb::ResponseOptions& response = wire.response();
+  request.logprobs = response.has_output_logprobs();
+  request.top = static_cast<int32_t>(
+      std::min<uint32_t>(response.output_logprobs(), std::numeric_limits<int32_t>::max()));
+  out.shape.text = !response.has_return_text() || response.return_text();
+  out.shape.bytes = response.return_bytes();
+  if (response.has_stream_interval_tokens()) {
+    if (response.stream_interval_tokens() == 0) {
+      return FieldError("response.stream_interval_tokens", "expected at least 1, got 0");
+    }
+    out.shape.interval_tokens = static_cast<int32_t>(
+        std::min<uint32_t>(response.stream_interval_tokens(), std::numeric_limits<int32_t>::max()));
+  }
+  return out;
+}
+
+void RequestToWire(const GenerateRequest& request, pb::GenerateRequest* wire) {
+  wire->set_request_id(request.request_id);
+  if (const std::string* text = std::get_if<std::string>(&request.input)) {
+    wire->set_text(*text);
+  } else {
+    for (const TokenId id : std::get<std::vector<TokenId>>(request.input)) {
+      wire->mutable_token_ids()->add_ids(static_cast<uint32_t>(id));
+    }
+    wire->mutable_token_ids();
+  }
+  pb::SamplingParams* sampling = wire->mutable_sampling();
+  if (request.sampling.temperature) sampling->set_temperature(*request.sampling.temperature);
+  if (request.sampling.top_p) sampling->set_top_p(*request.sampling.top_p);
+  if (request.sampling.top_k) sampling->set_top_k(static_cast<uint32_t>(*request.sampling.top_k));
+  if (request.sampling.min_p) sampling->set_min_p(*request.sampling.min_p);
+  if (request.sampling.seed) sampling->set_seed(*request.sampling.seed);
+  pb::StoppingParams* stopping = wire->mutable_stopping();
+  if (request.stopping.max_tokens)
+    stopping->set_max_tokens(static_cast<uint32_t>(*request.stopping.max_tokens));
+  if (request.stopping.min_tokens > 0)
+    stopping->set_min_tokens(static_cast<uint32_t>(request.stopping.min_tokens));
+  for (const std::string& stop : request.stopping.stop_strings) stopping->add_stop_strings(stop);
+  for (const TokenId id : request.stopping.stop_token_ids)
+    stopping->add_stop_token_ids(static_cast<uint32_t>(id));
+  if (request.stopping.ignore_eos) stopping->set_ignore_eos(true);
+  if (request.stopping.include_stop) stopping->set_include_stop(true);
+  if (request.stopping.time_limit) {
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(*request.stopping.time_limit);
+    stopping->mutable_time_limit()->set_seconds(seconds.count());
+    stopping->mutable_time_limit()->set_nanos(
+        static_cast<int32_t>((*request.stopping.time_limit - seconds).count()));
+  }
+  if (request.logprobs || request.top > 0) {
+    wire->mutable_response()->set_output_logprobs(static_cast<uint32_t>(request.top));
+  }
+}
+
+void TokenToWire(const GeneratedToken& token, const ResponseShape& shape, pb::Token* wire) {
+  wire->set_id(static_cast<uint32_t>(token.id));
+  if (shape.text) wire->set_text(token.text);
+  if (shape.bytes) wire->set_bytes(token.bytes);
+  if (token.logprob) wire->set_logprob(*token.logprob);
+  for (const Candidate& candidate : token.top) {
+    pb::Token::Candidate* out = wire->add_candidates();
+    out->set_id(static_cast<uint32_t>(candidate.token));
+    out->set_logprob(candidate.logprob);
+  }
+}
+
+GeneratedToken TokenFromWire(const pb::Token& wire) {
+  GeneratedToken token;
+  token.id = static_cast<TokenId>(wire.id());
+  token.text = wire.text();
+  token.bytes = wire.bytes();
+  if (wire.has_logprob()) token.logprob = wire.logprob();
+  for (const pb::Token::Candidate& candidate : wire.candidates()) {
+    token.top.push_back({static_cast<TokenId>(candidate.id()), candidate.logprob()});
+  }
+  return token;
+}
+
+void StartedToWire(const GenerationStarted& started, pb::Started* wire) {
+  wire->set_model(started.model);
+  wire->set_prompt_tokens(static_cast<uint32_t>(started.prompt.size()));
+  wire->set_queue_seconds(started.queue_s);
+  wire->set_epoch(started.epoch.value());
+}
+
+void FinishedToWire(const GenerationEnd& end, pb::Finished* wire) {
+  wire->set_reason(ReasonToWire(end.reason));
+  if (end.match.stop_string) wire->set_stop_string(*end.match.stop_string);
+  if (end.match.stop_token) wire->set_stop_token_id(static_cast<uint32_t>(*end.match.stop_token));
+  if (end.match.eos_token) wire->set_eos_token_id(static_cast<uint32_t>(*end.match.eos_token));
+}
+
+void FinishedFromWire(const pb::Finished& wire, GenerationEnd* end) {
+  end->reason = ReasonFromWire(wire.reason());
+  switch (wire.match_case()) {
+    case pb::Finished::kStopString:
+      end->match.stop_string = wire.stop_string();
+      break;
+    case pb::Finished::kStopTokenId:
+      end->match.stop_token = static_cast<TokenId>(wire.stop_token_id());
+      break;
+    case pb::Finished::kEosTokenId:
+      end->match.eos_token = static_cast<TokenId>(wire.eos_token_id());
+      break;
+    default:
+      break;
+  }
+}
+
+void CompletedToWire(const GenerationEnd& end, pb::Completed* wire) {
+  pb::Usage* usage = wire->mutable_usage();
+  usage->set_prompt_tokens(static_cast<uint32_t>(end.usage.prompt_tokens));
+  usage->set_completion_tokens(static_cast<uint32_t>(end.usage.completion_tokens));
+  usage->set_total_tokens(static_cast<uint32_t>(end.usage.prompt_tokens + end.usage.completion_tokens));
+  usage->set_accepted_draft_tokens(static_cast<uint32_t>(end.speculation.accepted));
+  usage->set_rejected_draft_tokens(static_cast<uint32_t>(end.speculation.drafted - end.speculation.accepted));
+  pb::SpeculationStats* speculation = wire->mutable_speculation();
+  speculation->set_method(end.speculation.method);
+  speculation->set_verify_steps(static_cast<uint32_t>(end.speculation.steps));
+  speculation->set_drafted(static_cast<uint32_t>(end.speculation.drafted));
+  speculation->set_accepted(static_cast<uint32_t>(end.speculation.accepted));
+  for (const int64_t n : end.speculation.accepted_per_position) {
+    speculation->add_accepted_per_position(static_cast<uint32_t>(n));
+  }
+  pb::Timings* timings = wire->mutable_timings();
+  timings->set_queue_seconds(end.timings.queue_s);
+  timings->set_prefill_seconds(end.timings.prefill_s);
+  timings->set_first_token_seconds(end.timings.first_token_s);
+  timings->set_decode_seconds(end.timings.decode_s);
+  pb::ClusterInfo* cluster = wire->mutable_cluster();
+  cluster->set_nodes(static_cast<uint32_t>(end.nodes));
+  cluster->set_epoch(end.epoch.value());
+  cluster->set_fingerprint(end.fingerprint);
+  wire->set_seed(end.seed);
+}
+
+void CompletedFromWire(const pb::Completed& wire, GenerationEnd* end) {
+  end->usage.prompt_tokens = wire.usage().prompt_tokens();
+  end->usage.completion_tokens = wire.usage().completion_tokens();
+  end->speculation.method = wire.speculation().method();
+  end->speculation.steps = wire.speculation().verify_steps();
+  end->speculation.drafted = wire.speculation().drafted();
+  end->speculation.accepted = wire.speculation().accepted();
+  end->speculation.accepted_per_position.assign(wire.speculation().accepted_per_position().begin(),
+                                                wire.speculation().accepted_per_position().end());
+  end->timings.queue_s = wire.timings().queue_seconds();
+  end->timings.prefill_s = wire.timings().prefill_seconds();
+  end->timings.first_token_s = wire.timings().first_token_seconds();
+  end->timings.decode_s = wire.timings().decode_seconds();
+  end->nodes = static_cast<int32_t>(wire.cluster().nodes());
+  end->epoch = Epoch(static_cast<uint32_t>(wire.cluster().epoch()));
+  end->fingerprint = wire.cluster().fingerprint();
+  end->seed = wire.seed();
+}
+
+}  // namespace paceline

@@ -1,0 +1,47 @@
+// Between the messages of paceline.inference.v1 and plain types.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "coordinator/request.h"
+
+namespace paceline::inference::v1 {
+class Completed;
+class Finished;
+class GenerateRequest;
+class Started;
+class Token;
+}  // namespace paceline::inference::v1
+
+namespace paceline {
+
+// How the caller wants the answer shaped.
+struct ResponseShape {
+  bool text = true;
+  bool bytes = false;
+  int32_t interval_tokens = 1;  // tokens per stream message
+};
+
+struct WireRequest {
+  GenerateRequest request;
+  ResponseShape shape;
+};
+
+// REQ-001 names a field that cannot be; Unimplemented (FEATURE_DISABLED) names one that belongs to work still
+// to come.
+absl::StatusOr<WireRequest> RequestFromWire(const inference::v1::GenerateRequest& wire);
+void RequestToWire(const GenerateRequest& request, inference::v1::GenerateRequest* wire);
+
+void TokenToWire(const GeneratedToken& token, const ResponseShape& shape, inference::v1::Token* wire);
+GeneratedToken TokenFromWire(const inference::v1::Token& wire);
+
+void StartedToWire(const GenerationStarted& started, inference::v1::Started* wire);
+
+// Reason and match. The end of a generation is two messages: one per output, and one for the whole.
+void FinishedToWire(const GenerationEnd& end, inference::v1::Finished* wire);
+void FinishedFromWire(const inference::v1::Finished& wire, GenerationEnd* end);
+void CompletedToWire(const GenerationEnd& end, inference::v1::Completed* wire);
+void CompletedFromWire(const inference::v1::Completed& wire, GenerationEnd* end);
+
+}  // namespace paceline

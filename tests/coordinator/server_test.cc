@@ -1,0 +1,528 @@
+// The API through a real server and real clients in one process: health from the first instant, streams,
+// cancellation, errors with their details, reflection, status.
+#include "coordinator/server.h"
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <semaphore>
+#include <thread>
+
+#include "base/error.h"
+#include "coordinator/api_error.h"
+#include "coordinator/client.h"
+#include "coordinator/generation.h"
+#include "coordinator/inference_service.h"
+#include "coordinator/status_wire.h"
+#include "gmock/gmock.h"
+#include "google/rpc/error_details.pb.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/generic/generic_stub.h"
+#include "gtest/gtest.h"
+#include "paceline/inference/v1/inference.grpc.pb.h"
+#include "tests/coordinator/fake_tokenizer.h"
+#include "tests/coordinator/fake_trunk.h"
+
+namespace paceline {
+namespace {
+
+namespace pb = inference::v1;
+using grpc::health::v1::HealthCheckResponse;
+using ::testing::HasSubstr;
+
+constexpr Duration kLimit = std::chrono::seconds(60);
+
+class FakeCluster final : public ClusterView {
+ public:
+  ClusterFacts Facts() const override {
+    std::lock_guard lock(mutex_);
+    return facts_;
+  }
+  void Lose(const std::string& sentence) {
+    std::lock_guard lock(mutex_);
+    facts_.degraded = sentence;
+    facts_.nodes[1].state = sentence.empty() ? NodeState::kReady : NodeState::kLost;
+  }
+  FakeCluster() {
+    facts_.epoch = Epoch(7);
+    facts_.nodes.resize(2);
+    facts_.nodes[0] = {"head", true, 11, "127.0.0.1:1", NodeState::kReady, 4, 8, 1000, "cpu", "f00d"};
+    facts_.nodes[1] = {"box", false, 12, "127.0.0.1:2", NodeState::kReady, 3, 6, 900, "reference", "f00d"};
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  ClusterFacts facts_;
+};
+
+class ServerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    GenerationDefaults defaults;
+    defaults.temperature = 0.0f;
+    engine_ = std::make_unique<Engine>(Engine::Parts{&trunk_, &tokenizer_, &cluster_}, defaults,
+                                       SchedulerOptions{});
+    engine_->Start();
+    server_ = std::make_unique<ApiServer>(*engine_, cluster_);
+    const absl::StatusOr<int> port = server_->Start("127.0.0.1", 0);
+    ASSERT_TRUE(port.ok()) << port.status();
+    address_ = "127.0.0.1:" + std::to_string(*port);
+    channel_ = grpc::CreateChannel(address_, grpc::InsecureChannelCredentials());
+    stub_ = pb::InferenceService::NewStub(channel_);
+    health_ = grpc::health::v1::Health::NewStub(channel_);
+  }
+  void TearDown() override {
+    gate_.release(1 << 19);
+    server_.reset();
+    engine_.reset();
+  }
+
+  void Ready() { ASSERT_TRUE(server_->ProveReady(kLimit).ok()); }
+  // Room for a request that cannot end on its own while a test runs: kEndless tokens.
+  static constexpr uint32_t kEndless = 500'000;
+  static TrunkInfo LongInfo() {
+    TrunkInfo info = FakeTrunk::SmallInfo();
+    info.context = 1 << 20;
+    info.pages = 5000;
+    return info;
+  }
+  // Steps run one by one, each after a release of the gate.
+  void Gate() {
+    trunk_.before_step = [this](const StepPlan&) {
+      at_gate_.release();
+      gate_.acquire();
+      return absl::OkStatus();
+    };
+  }
+  HealthCheckResponse::ServingStatus Health(const std::string& name) {
+    grpc::ClientContext context;
+    grpc::health::v1::HealthCheckRequest request;
+    request.set_service(name);
+    HealthCheckResponse response;
+    const grpc::Status status = health_->Check(&context, request, &response);
+    return status.ok() ? response.status() : HealthCheckResponse::SERVICE_UNKNOWN;
+  }
+  static pb::GenerateRequest Request(uint32_t max_tokens) {
+    pb::GenerateRequest request;
+    request.mutable_token_ids()->add_ids(1);
+    request.mutable_token_ids()->add_ids(2);
+    request.mutable_stopping()->set_max_tokens(max_tokens);
+    return request;
+  }
+  grpc::Status Generate(const pb::GenerateRequest& request, pb::GenerateResponse* response) {
+    grpc::ClientContext context;
+    return stub_->Generate(&context, request, response);
+  }
+  grpc::Status Refusal(const pb::GenerateRequest& request) {
+    pb::GenerateResponse response;
+    return Generate(request, &response);
+  }
+  // Waits until the engine has nothing left.
+  void AwaitIdle() {
+    const TimePoint deadline = Clock::Real().Now() + kLimit;
+    while (engine_->stats().running + engine_->stats().waiting > 0 && Clock::Real().Now() < deadline) {
+      std::this_thread::yield();
+    }
+    EXPECT_EQ(engine_->stats().running, 0);
+    EXPECT_EQ(engine_->stats().pages_used, 0);
+  }
+  static std::vector<TokenId> Expected(int n) {
+    const FakeTrunk::Model model = FakeTrunk::Hash(100);
+    std::vector<TokenId> tokens = {1, 2};
+    for (int i = 0; i < n; ++i) tokens.push_back(model(tokens));
+    return {tokens.begin() + 2, tokens.end()};
+  }
+
+  FakeTokenizer tokenizer_{{"a", "b", "c"}};
+  FakeTrunk trunk_{LongInfo(), 64, FakeTrunk::Hash(100)};
+  FakeCluster cluster_;
+  std::counting_semaphore<1 << 20> gate_{0};
+  std::counting_semaphore<1 << 20> at_gate_{0};
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<ApiServer> server_;
+  std::string address_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<pb::InferenceService::Stub> stub_;
+  std::unique_ptr<grpc::health::v1::Health::Stub> health_;
+};
+
+TEST_F(ServerTest, HealthFollowsReadiness) {
+  const std::vector<std::string> names = {"", "readiness", "paceline.inference.v1.InferenceService",
+                                          "paceline.control.v1.ControlService"};
+  for (const std::string& name : names) EXPECT_EQ(Health(name), HealthCheckResponse::NOT_SERVING) << name;
+  EXPECT_EQ(Health("liveness"), HealthCheckResponse::SERVING);
+  EXPECT_EQ(Health("nobody"), HealthCheckResponse::SERVICE_UNKNOWN);
+  Ready();
+  for (const std::string& name : names) EXPECT_EQ(Health(name), HealthCheckResponse::SERVING) << name;
+  EXPECT_EQ(trunk_.probes(), 1);
+  cluster_.Lose("expert 2 of layer 1 has no holder since worker box was lost");
+  EXPECT_FALSE(server_->ProveReady(kLimit).ok());
+  for (const std::string& name : names) EXPECT_EQ(Health(name), HealthCheckResponse::NOT_SERVING) << name;
+  EXPECT_EQ(server_->state(), ClusterState::kDegraded);
+  cluster_.Lose("");
+  EXPECT_EQ(server_->state(), ClusterState::kLoading) << "back, but still to prove itself";
+  Ready();
+  EXPECT_EQ(Health(""), HealthCheckResponse::SERVING);
+  server_->Drain();
+  EXPECT_EQ(Health(""), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(server_->state(), ClusterState::kDraining);
+}
+
+TEST_F(ServerTest, WatchSeesEveryChange) {
+  grpc::ClientContext context;
+  const auto watch = health_->Watch(&context, {});
+  HealthCheckResponse response;
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  Ready();
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  server_->Stop(kLimit);  // would wait all that time for a watch that does not end
+  while (watch->Read(&response)) {
+  }
+  EXPECT_FALSE(watch->Finish().ok());
+}
+
+TEST_F(ServerTest, RequestsBeforeReadinessAreRefusedAsLoading) {
+  const grpc::Status status = Refusal(Request(1));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(FactsOf(FromGrpc(status)).reason, reasons::kModelLoading);
+}
+
+TEST_F(ServerTest, GenerateAnswersWhole) {
+  Ready();
+  pb::GenerateRequest request = Request(5);
+  request.set_request_id("mine");
+  request.mutable_sampling()->set_seed(42);
+  request.mutable_response()->set_output_logprobs(2);
+  request.mutable_speculation()->set_mode(pb::SpeculationOptions::MODE_AUTO);
+  pb::GenerateResponse response;
+  const grpc::Status status = Generate(request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.request_id(), "mine");
+  ASSERT_EQ(response.outputs_size(), 1);
+  std::vector<TokenId> ids;
+  for (const pb::Token& token : response.outputs(0).tokens()) {
+    ids.push_back(static_cast<TokenId>(token.id()));
+    EXPECT_TRUE(token.has_logprob());
+    EXPECT_EQ(token.candidates_size(), 2);
+  }
+  EXPECT_EQ(ids, Expected(5));
+  EXPECT_EQ(response.outputs(0).reason(), pb::FINISH_REASON_LENGTH);
+  EXPECT_EQ(response.completed().seed(), 42u);
+  EXPECT_EQ(response.completed().usage().total_tokens(), 7u);
+  EXPECT_EQ(response.completed().speculation().method(), "off");
+  EXPECT_EQ(response.completed().cluster().nodes(), 2u);
+  EXPECT_EQ(response.completed().cluster().epoch(), 7u);
+  EXPECT_EQ(response.completed().cluster().fingerprint(), "f00d");
+}
+
+TEST_F(ServerTest, StreamIsStartedTokensFinishedCompleted) {
+  Ready();
+  Gate();
+  grpc::ClientContext context;
+  pb::GenerateStreamRequest request;
+  *request.mutable_request() = Request(3);
+  const auto stream = stub_->GenerateStream(&context, request);
+  pb::GenerateStreamResponse event;
+  ASSERT_TRUE(stream->Read(&event)) << "started comes while the first step is still held";
+  EXPECT_TRUE(event.has_started());
+  EXPECT_EQ(event.sequence(), 1u);
+  EXPECT_EQ(event.started().prompt_tokens(), 2u);
+  EXPECT_EQ(event.started().epoch(), 7u);
+  gate_.release(100);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(stream->Read(&event));
+    ASSERT_TRUE(event.has_tokens());
+    ASSERT_EQ(event.tokens().tokens_size(), 1);
+    EXPECT_EQ(event.tokens().channel(), "content");
+    EXPECT_EQ(static_cast<TokenId>(event.tokens().tokens(0).id()), Expected(3)[static_cast<size_t>(i)]);
+  }
+  ASSERT_TRUE(stream->Read(&event));
+  EXPECT_EQ(event.finished().reason(), pb::FINISH_REASON_LENGTH);
+  ASSERT_TRUE(stream->Read(&event));
+  EXPECT_TRUE(event.has_completed());
+  EXPECT_EQ(event.sequence(), 6u);
+  EXPECT_FALSE(stream->Read(&event));
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(ServerTest, IntervalGathersTokens) {
+  Ready();
+  grpc::ClientContext context;
+  pb::GenerateStreamRequest request;
+  *request.mutable_request() = Request(5);
+  request.mutable_request()->mutable_response()->set_stream_interval_tokens(2);
+  const auto stream = stub_->GenerateStream(&context, request);
+  pb::GenerateStreamResponse event;
+  std::vector<int> sizes;
+  while (stream->Read(&event)) {
+    if (event.has_tokens()) sizes.push_back(event.tokens().tokens_size());
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(sizes, (std::vector<int>{2, 2, 1}));
+}
+
+TEST_F(ServerTest, TheEndOfTheStreamFreesTheSlot) {
+  Ready();
+  grpc::ClientContext context;
+  pb::GenerateStreamRequest request;
+  *request.mutable_request() = Request(kEndless);
+  Gate();
+  const auto stream = stub_->GenerateStream(&context, request);
+  pb::GenerateStreamResponse event;
+  ASSERT_TRUE(stream->Read(&event));
+  gate_.release(1);
+  ASSERT_TRUE(stream->Read(&event));
+  context.TryCancel();
+  while (stream->Read(&event)) {
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  gate_.release(1 << 18);
+  AwaitIdle();
+}
+
+TEST_F(ServerTest, ADeadlineEndsTheRequest) {
+  Ready();
+  Gate();  // the first step is held until the client has given up
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(50));
+  pb::GenerateResponse response;
+  const grpc::Status status = stub_->Generate(&context, Request(kEndless), &response);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  gate_.release(1 << 18);
+  AwaitIdle();
+}
+
+TEST_F(ServerTest, ErrorsCarryDetailsUnderPublicNames) {
+  Ready();
+  pb::GenerateRequest request = Request(1);
+  request.mutable_sampling()->set_top_p(2.0f);
+  const grpc::Status status = Refusal(request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("REQ-001"));
+  google::rpc::Status details;
+  ASSERT_TRUE(details.ParseFromString(status.error_details()));
+  EXPECT_EQ(details.code(), static_cast<int>(grpc::StatusCode::INVALID_ARGUMENT));
+  ASSERT_EQ(details.details_size(), 2);
+  EXPECT_EQ(details.details(0).type_url(), "type.googleapis.com/google.rpc.ErrorInfo");
+  EXPECT_EQ(details.details(1).type_url(), "type.googleapis.com/google.rpc.BadRequest");
+  google::rpc::ErrorInfo info;
+  google::rpc::BadRequest bad;
+  ASSERT_TRUE(details.details(0).UnpackTo(&info));
+  ASSERT_TRUE(details.details(1).UnpackTo(&bad));
+  EXPECT_EQ(info.reason(), "INVALID_FIELD");
+  EXPECT_EQ(info.domain(), "paceline.inference.v1.InferenceService");
+  EXPECT_EQ(bad.field_violations(0).field(), "sampling.top_p");
+}
+
+TEST_F(ServerTest, WhatCannotBeIsNamed) {
+  Ready();
+  const auto reason_of = [&](const pb::GenerateRequest& request) {
+    return FactsOf(FromGrpc(Refusal(request)));
+  };
+  pb::GenerateRequest request = Request(1);
+  request.set_model("another");
+  EXPECT_EQ(Refusal(request).error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(reason_of(request).reason, "MODEL_NOT_FOUND");
+  request = Request(2'000'000);
+  EXPECT_EQ(reason_of(request).reason, "CONTEXT_LENGTH_EXCEEDED");
+  EXPECT_EQ(reason_of(request).metadata.at("promptTokens"), "2");
+  request = Request(1);
+  request.clear_input();
+  EXPECT_EQ(reason_of(request).field, "input");
+  request = Request(1);
+  request.mutable_token_ids()->add_ids(100);
+  EXPECT_THAT(Refusal(request).error_message(), HasSubstr("id 100 at index 2"));
+  request = Request(1);
+  request.mutable_token_ids()->clear_ids();
+  EXPECT_EQ(reason_of(request).field, "token_ids");
+}
+
+TEST_F(ServerTest, WhatIsStillToComeIsUnimplementedByName) {
+  Ready();
+  const auto check = [&](const char* field, const std::function<void(pb::GenerateRequest*)>& set) {
+    pb::GenerateRequest request = Request(1);
+    set(&request);
+    const grpc::Status status = Refusal(request);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << field;
+    EXPECT_THAT(status.error_message(), HasSubstr(field));
+    EXPECT_EQ(FactsOf(FromGrpc(status)).reason, "FEATURE_DISABLED");
+  };
+  check("chat", [](auto* r) { r->mutable_chat(); });
+  check("constraint", [](auto* r) { r->mutable_constraint()->set_regex("a"); });
+  check("sampling.presence_penalty", [](auto* r) { r->mutable_sampling()->set_presence_penalty(1); });
+  check("sampling.repetition_penalty", [](auto* r) { r->mutable_sampling()->set_repetition_penalty(1.1f); });
+  check("sampling.logit_bias", [](auto* r) { (*r->mutable_sampling()->mutable_logit_bias())[1] = 1; });
+  check("sampling.allowed_token_ids", [](auto* r) { r->mutable_sampling()->add_allowed_token_ids(1); });
+  check("sampling.num_sequences", [](auto* r) { r->mutable_sampling()->set_num_sequences(2); });
+  check("response.prompt_logprobs", [](auto* r) { r->mutable_response()->set_prompt_logprobs(0); });
+  pb::GenerateRequest neutral = Request(1);
+  neutral.mutable_sampling()->set_presence_penalty(0);
+  neutral.mutable_sampling()->set_repetition_penalty(1);
+  neutral.mutable_sampling()->set_num_sequences(1);
+  EXPECT_TRUE(Refusal(neutral).ok()) << "values that change nothing are fine";
+  grpc::ClientContext context;
+  const auto resume = stub_->ResumeGeneration(&context, {});
+  pb::ResumeGenerationResponse event;
+  EXPECT_FALSE(resume->Read(&event));
+  EXPECT_EQ(resume->Finish().error_code(), grpc::StatusCode::UNIMPLEMENTED);
+}
+
+TEST_F(ServerTest, ALostWorkerIsNamedToRunningAndToNewRequests) {
+  Ready();
+  trunk_.before_step = [](const StepPlan&) { return Error(errors::kNodeLost, "worker box is gone"); };
+  grpc::Status status = Refusal(Request(5));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(status.error_message(), HasSubstr("box"));
+  EXPECT_EQ(FactsOf(FromGrpc(status)).reason, "NODE_LOST");
+  EXPECT_EQ(FactsOf(FromGrpc(status)).metadata.at("node"), "box");
+  cluster_.Lose("expert 0 of layer 0 has no holder since worker box was lost");
+  status = Refusal(Request(5));
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(FactsOf(FromGrpc(status)).reason, "NODE_LOST");
+  EXPECT_EQ(FactsOf(FromGrpc(status)).metadata.at("node"), "box");
+}
+
+TEST_F(ServerTest, ARequestIdIsUniqueInFlightOnly) {
+  Ready();
+  Gate();
+  pb::GenerateStreamRequest request;
+  *request.mutable_request() = Request(2);
+  request.mutable_request()->set_request_id("twice");
+  grpc::ClientContext context;
+  const auto stream = stub_->GenerateStream(&context, request);
+  pb::GenerateStreamResponse event;
+  ASSERT_TRUE(stream->Read(&event));
+  EXPECT_EQ(event.request_id(), "twice");
+  EXPECT_EQ(Refusal(request.request()).error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  gate_.release(1000);
+  while (stream->Read(&event)) {
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_TRUE(Refusal(request.request()).ok()) << "free again once it has ended";
+}
+
+TEST_F(ServerTest, ReflectionListsTheServices) {
+  // ServerReflectionInfo by hand: field 7 of the request asks for the list of services.
+  grpc::GenericStub stub(channel_);
+  grpc::CompletionQueue queue;
+  grpc::ClientContext context;
+  const auto call =
+      stub.PrepareCall(&context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+  void* tag = nullptr;
+  bool ok = false;
+  call->StartCall(nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  const grpc::Slice ask(std::string("\x3a\x00", 2));
+  call->WriteLast(grpc::ByteBuffer(&ask, 1), grpc::WriteOptions(), nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  grpc::ByteBuffer answer;
+  call->Read(&answer, nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
+  std::vector<grpc::Slice> slices;
+  ASSERT_TRUE(answer.Dump(&slices).ok());
+  std::string text;
+  for (const grpc::Slice& slice : slices)
+    text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  EXPECT_THAT(text, HasSubstr("paceline.inference.v1.InferenceService"));
+  EXPECT_THAT(text, HasSubstr("paceline.control.v1.ControlService"));
+  EXPECT_THAT(text, HasSubstr("grpc.health.v1.Health"));
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  ASSERT_TRUE(queue.Next(&tag, &ok));
+  queue.Shutdown();
+  while (queue.Next(&tag, &ok)) {
+  }
+}
+
+TEST_F(ServerTest, OurClientGeneratesTokenizesAndAsksForStatus) {
+  Ready();
+  ApiClient client(address_);
+  GenerateRequest request;
+  request.input = std::string("bc");
+  request.stopping.max_tokens = 6;
+  request.logprobs = true;
+  int seen = 0;
+  const auto result = client.Generate(request, [&](const GeneratedToken&) { return ++seen < 100; });
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(seen, 6);
+  EXPECT_EQ(result->started.prompt, (std::vector<TokenId>{1, 2}));
+  EXPECT_EQ(result->token_ids(), Expected(6));
+  EXPECT_EQ(result->end.reason, FinishReason::kLength);
+  EXPECT_EQ(result->end.usage.prompt_tokens, 2);
+  EXPECT_EQ(result->end.fingerprint, "f00d");
+  EXPECT_EQ(result->tokens[0].logprob, -0.5f);
+
+  request.stopping.max_tokens = kEndless;
+  const auto cancelled = client.Generate(request, [](const GeneratedToken&) { return false; });
+  ASSERT_TRUE(cancelled.ok()) << cancelled.status();
+  EXPECT_EQ(cancelled->end.reason, FinishReason::kCancelled);
+  AwaitIdle();
+
+  request.input = std::string("b\xFF");
+  EXPECT_THAT(std::string(client.Generate(request).status().message()), HasSubstr("byte 1"));
+  request.input = std::vector<TokenId>{1, 200};
+  EXPECT_EQ(ExitStatus(client.Generate(request).status()), kExitUsage) << "the head's code survives";
+
+  const auto status = client.Status(kLimit);
+  ASSERT_TRUE(status.ok());
+  EXPECT_EQ(status->state, ClusterState::kReady);
+  EXPECT_EQ(status->model, "fake");
+  ASSERT_EQ(status->facts.nodes.size(), 2u);
+  EXPECT_EQ(status->facts.nodes[1].name, "box");
+  EXPECT_EQ(status->facts.nodes[1].leaves, 6);
+  EXPECT_EQ(status->facts.nodes[1].pid, 12);
+  EXPECT_EQ(status->facts.nodes[1].backend, "reference");
+  EXPECT_TRUE(status->facts.nodes[0].head);
+}
+
+TEST_F(ServerTest, NobodyThereIsSaidSo) {
+  server_->Stop(Duration::zero());
+  ApiClient client(address_);
+  const auto status = client.Status(kLimit);
+  EXPECT_EQ(ExitStatus(status.status()), kExitUnreachable);
+  EXPECT_THAT(std::string(status.status().message()), HasSubstr(address_));
+}
+
+TEST_F(ServerTest, ATakenPortIsAnError) {
+  ApiServer second(*engine_, cluster_);
+  const auto port = second.Start("127.0.0.1", std::stoi(address_.substr(address_.rfind(':') + 1)));
+  ASSERT_FALSE(port.ok());
+  EXPECT_THAT(std::string(port.status().message()), HasSubstr(address_));
+}
+
+TEST_F(ServerTest, StoppingTheEngineEndsAStreamAsDraining) {
+  Ready();
+  Gate();
+  grpc::ClientContext context;
+  pb::GenerateStreamRequest request;
+  *request.mutable_request() = Request(1000);
+  const auto stream = stub_->GenerateStream(&context, request);
+  pb::GenerateStreamResponse event;
+  ASSERT_TRUE(stream->Read(&event));
+  std::thread stopper([&] { engine_->Stop(); });
+  // The step is held until the engine refuses new requests, so the stream cannot end on its own first.
+  GenerateRequest late;
+  late.input = std::vector<TokenId>{1};
+  const auto refusal = [&] { return engine_->Submit(late, std::make_shared<GenerationQueue>()).status(); };
+  while (FactsOf(refusal()).reason != reasons::kDraining) std::this_thread::yield();
+  gate_.release(1 << 18);
+  stopper.join();
+  while (stream->Read(&event)) {
+  }
+  EXPECT_EQ(FactsOf(FromGrpc(stream->Finish())).reason, "DRAINING");
+}
+
+TEST(GrpcUrl, IsTakenApart) {
+  EXPECT_EQ(*AddressOfUrl("grpc://localhost:50051"), "localhost:50051");
+  EXPECT_EQ(*AddressOfUrl("grpc://[::1]:7"), "[::1]:7");
+  for (const char* bad :
+       {"grpc://localhost", "grpc://:1", "grpc://h:0", "grpc://h:70000", "grpc://h:1x", "http://h:1", ""}) {
+    EXPECT_FALSE(AddressOfUrl(bad).ok()) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace paceline

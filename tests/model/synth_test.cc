@@ -1,0 +1,137 @@
+// Synthetic checkpoints: their tensors are those of the real model, and their numbers are sane and
+// repeatable. Weights of gigabytes are left as holes of a sparse file; only the generator's pieces are looked
+// at.
+#include "model/synth.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "checkpoint_files.h"
+#include "model/checkpoint.h"
+#include "model/float_bits.h"
+#include "model/placement_shape.h"
+#include "model/synth_plan.h"
+
+namespace paceline {
+namespace {
+
+using synth::Fill;
+using synth::FillTensor;
+using synth::PlannedTensor;
+using testing::Folder;
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> OpenSparse(const Folder& folder, const SynthOptions& options) {
+  const synth::ModelShape& shape = *synth::FindShape(options.like);
+  nlohmann::json header;
+  int64_t offset = 0;
+  for (const PlannedTensor& tensor : synth::PlanTensors(shape, options)) {
+    header[tensor.name] = {{"dtype", DtypeName(tensor.dtype)},
+                           {"shape", tensor.shape},
+                           {"data_offsets", {offset, offset + tensor.bytes()}}};
+    offset += tensor.bytes();
+  }
+  folder.Write("config.json", synth::MakeConfig(shape, options).dump());
+  folder.Write("generation_config.json", synth::MakeGenerationConfig().dump());
+  const std::string front = testing::WithHeader(header.dump(), "");
+  folder.Write("model.safetensors", front);
+  std::filesystem::resize_file(folder.path() + "/model.safetensors",
+                               front.size() + static_cast<uintmax_t>(offset));
+  return Checkpoint::Open(folder.path());
+}
+
+TEST(Synth, EveryModelAndFormatOpens) {
+  for (const char* like : {"Qwen3.5-122B-A10B", "Qwen3.5-35B-A3B", "Qwen3.5-397B-A17B"}) {
+    for (const char* format : {"hybrid", "int4", "bf16"}) {
+      SCOPED_TRACE(std::string(like) + " " + format);
+      const Folder folder;
+      const auto opened = OpenSparse(
+          folder, {.directory = folder.path(), .like = like, .layers = 5, .format = format, .mtp = true});
+      ASSERT_TRUE(opened.ok()) << opened.status();
+      EXPECT_EQ((*opened)->config().layers.size(), 5u);
+      EXPECT_EQ((*opened)->config().mtp_layers, 1);
+      EXPECT_TRUE((*opened)->warnings().empty());
+      EXPECT_EQ((*opened)->config().eos_tokens, (std::vector<int32_t>{synth::kEndOfTurn, synth::kEndOfText}));
+    }
+  }
+}
+
+TEST(Synth, TheWholeInt4FlagshipHasThePublishedTensors) {
+  const SynthOptions options{.directory = "", .like = "Qwen3.5-122B-A10B", .format = "int4", .mtp = true};
+  const auto plan = synth::PlanTensors(*synth::FindShape(options.like), options);
+  EXPECT_EQ(plan.size(), 112901u - 333u);  // the published count, without the vision tower
+  const Folder folder;
+  const auto opened = OpenSparse(folder, options);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const LayerShape shape = PlacementShape(**opened)[47];
+  EXPECT_EQ(shape, (LayerShape{256, 8, 4902912 / 8}));
+  EXPECT_EQ((*opened)->DescribeLinear("layers.0.linear_attn.in_proj_a")->format,
+            kernels::WeightFormat::kInt4);
+  EXPECT_EQ((*opened)->DescribeLinear("layers.0.mlp.shared_expert.up_proj")->format,
+            kernels::WeightFormat::kBF16);
+}
+
+TEST(Synth, PiecesEqualTheWholeAndSeedsDiffer) {
+  for (const Fill fill : {Fill::kUniform, Fill::kWords, Fill::kE4m3, Fill::kZeros8}) {
+    const PlannedTensor tensor{"t", Dtype::kBF16, {512}, fill, 0.5f, 1.0f};
+    std::vector<uint8_t> whole(1024), pieces(1024), other(1024);
+    FillTensor(tensor, 1, 0, 1024, whole.data());
+    FillTensor(tensor, 1, 0, 200, pieces.data());
+    FillTensor(tensor, 1, 200, 824, pieces.data() + 200);
+    FillTensor(tensor, 2, 0, 1024, other.data());
+    EXPECT_EQ(whole, pieces);
+    EXPECT_EQ(whole == other, fill == Fill::kZeros8);
+  }
+}
+
+TEST(Synth, ValuesHaveTheirSizes) {
+  constexpr int64_t kCount = 1 << 16;
+  std::vector<uint16_t> bits(kCount);
+  FillTensor({"w", Dtype::kBF16, {kCount}, Fill::kUniform, 0, std::sqrt(3.0f)}, 1, 0, 2 * kCount,
+             reinterpret_cast<uint8_t*>(bits.data()));
+  double sum = 0, squares = 0;
+  for (const uint16_t b : bits) {
+    sum += Bf16ToFloat(b);
+    squares += Bf16ToFloat(b) * Bf16ToFloat(b);
+  }
+  EXPECT_NEAR(sum / kCount, 0, 0.02);
+  EXPECT_NEAR(squares / kCount, 1, 0.02);
+  FillTensor({"s", Dtype::kF16, {kCount}, Fill::kUniform, 0.004f, 0.0008f}, 1, 0, 2 * kCount,
+             reinterpret_cast<uint8_t*>(bits.data()));
+  for (const uint16_t b : bits) {
+    EXPECT_GE(HalfToFloat(b), 0.0031f);
+    EXPECT_LE(HalfToFloat(b), 0.0049f);
+  }
+  std::vector<uint8_t> codes(kCount);
+  FillTensor({"f", Dtype::kF8E4M3, {kCount}, Fill::kE4m3, 0, 0}, 1, 0, kCount, codes.data());
+  EXPECT_EQ(std::count_if(codes.begin(), codes.end(), IsE4m3Nan), 0);
+}
+
+TEST(Synth, TheTokenizerHasEveryByteOnce) {
+  const nlohmann::json tokenizer = synth::MakeTokenizer();
+  const nlohmann::json& vocab = tokenizer["model"]["vocab"];
+  EXPECT_EQ(vocab.size(), 256u);
+  EXPECT_EQ(vocab["A"], 65);
+  EXPECT_EQ(vocab["\u0120"], 32);
+  EXPECT_EQ(vocab["\u010a"], 10);
+  EXPECT_EQ(vocab["\u0143"], 173);
+  EXPECT_EQ(tokenizer["added_tokens"][0]["id"], synth::kEndOfText);
+  EXPECT_EQ(tokenizer["added_tokens"][2]["content"], "<|im_end|>");
+}
+
+TEST(Synth, WrongOptionsAreNamed) {
+  const auto message = [](SynthOptions options) { return std::string(WriteSynthetic(options).message()); };
+  EXPECT_NE(message({.directory = "/x", .like = "Qwen9"}).find("CFG-002: --like Qwen9"), std::string::npos);
+  EXPECT_NE(message({.directory = "/x", .like = "Qwen3.5-35B-A3B", .format = "q2"}).find("--format q2"),
+            std::string::npos);
+  EXPECT_NE(message({.directory = "/x", .like = "Qwen3.5-35B-A3B", .layers = 41}).find("--layers 41"),
+            std::string::npos);
+  EXPECT_NE(
+      message({.directory = "/proc/nowhere/x", .like = "Qwen3.5-35B-A3B", .layers = 1}).find("/proc/nowhere"),
+      std::string::npos);
+}
+
+}  // namespace
+}  // namespace paceline
