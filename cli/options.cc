@@ -291,8 +291,10 @@ void AddGenerate(CLI::App* app, GenerateOptions& generate) {
       ->option_text("N");
   group.Flag("ignore-eos", generate.ignore_eos, "Go on after the model's end of text");
   AddJson(app, generate.json);
-  Group(app, "Output")
-      .Flag("logits-hash", generate.logits_hash, "Hash the logits that tokens were drawn from");
+  Group output(app, "Output");
+  output.Flag("logits-hash", generate.logits_hash, "Hash the logits that tokens were drawn from");
+  output.Add("json-file", generate.json_file, "Write the JSON answer here and stream the text as usual")
+      ->option_text("FILE");
 }
 
 void AddScore(CLI::App* app, ScoreOptions& score) {
