@@ -58,6 +58,8 @@ class Group {
   CLI::Option* Finish(CLI::Option* option, const std::string& name) {
     std::string twin = "PACELINE_" + name;
     for (char& c : twin) c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    // A script appends its own flags to a command line it was given: the last of two wins.
+    if (option->get_items_expected_max() == 1) option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     return option->envname(twin)->group(heading_);
   }
 

@@ -81,6 +81,10 @@ TEST_F(OptionsTest, AFlagWinsOverItsEnvironmentTwinAndTheTwinOverTheDefault) {
   EXPECT_EQ(Get<ServeOptions>({"serve", "m", "--grpc-port", "0"}).grpc_port, 0);
 }
 
+TEST_F(OptionsTest, TheLastOfTwoWins) {
+  EXPECT_EQ(Get<ServeOptions>({"serve", "m", "--link", "tcp", "--link", "ucx"}).head.cluster.link, "ucx");
+}
+
 TEST_F(OptionsTest, ABadTwinIsAUsageErrorToo) {
   SetEnv("PACELINE_GRPC_PORT", "many");
   ExpectUsageError({"serve", "m"}, {"65535", "many"});
