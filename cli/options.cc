@@ -38,7 +38,7 @@ class Group {
         ->option_text(Join(choices) + " [" + value + "]");
   }
   CLI::Option* Flag(const std::string& name, bool& value, const std::string& help) {
-    return Finish(app_->add_flag("--" + name, value, help), name);
+    return Finish(app_->add_flag("--" + name, value, help), name)->option_text(" ");
   }
 
  private:
@@ -513,7 +513,8 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   try {
     root.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    parsed.out = Deepest(&root)->help();
+    const CLI::App* asked = Deepest(&root);
+    parsed.out = asked->help(asked->get_parent() == nullptr ? "" : FullName(asked->get_parent()));
     return parsed;
   } catch (const CLI::CallForVersion& version) {
     parsed.out = std::string(version.what()) + "\n";

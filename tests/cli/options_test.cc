@@ -170,6 +170,7 @@ TEST_F(OptionsTest, HelpAndVersionGoToStdoutWithStatusZero) {
   }
   EXPECT_THAT(Parse({"serve", "--help"}).out,
               AllOf(HasSubstr("--join-port"), HasSubstr("--simulate-link"), HasSubstr("PACELINE_GRPC_PORT")));
+  EXPECT_THAT(Parse({"bench", "step", "--help"}).out, HasSubstr("Usage: paceline bench step"));
   EXPECT_THAT(Parse({"--version"}).out, HasSubstr("paceline 0."));
 }
 
