@@ -54,9 +54,8 @@ PACELINE_INLINE void WeighValues(KvDtype dtype, const void* v, int64_t at, int64
     const F weight = Set1(p[pos]);
     for (int j = 0; j < NV; ++j) {
       const int64_t i = first + j * 16, from = at + pos * dim + i;
-      const F value = dtype == KvDtype::kBF16
-                          ? LoadBf16UpTo(static_cast<const uint16_t*>(v) + from, dim - i)
-                          : LoadUpTo(static_cast<const float*>(v) + from, dim - i);
+      const F value = dtype == KvDtype::kBF16 ? LoadBf16UpTo(static_cast<const uint16_t*>(v) + from, dim - i)
+                                              : LoadUpTo(static_cast<const float*>(v) + from, dim - i);
       sums[j] = Fma(weight, value, sums[j]);
     }
   }

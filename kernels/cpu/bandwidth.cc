@@ -13,8 +13,8 @@
 namespace paceline::kernels::cpu {
 namespace {
 
-constexpr int64_t kPart = int64_t{4} << 20;      // bytes, two huge pages
-constexpr int64_t kAhead = 4096;                 // bytes between a prefetch and its read
+constexpr int64_t kPart = int64_t{4} << 20;  // bytes, two huge pages
+constexpr int64_t kAhead = 4096;             // bytes between a prefetch and its read
 constexpr int kPasses = 5;
 
 template <bool prefetch>
@@ -30,8 +30,7 @@ uint64_t ReadPart(const uint8_t* p) {
       sum[j] = _mm256_xor_si256(sum[j], v);
     }
   }
-  const __m256i all =
-      _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3]));
+  const __m256i all = _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3]));
   return static_cast<uint64_t>(_mm256_extract_epi64(all, 0) ^ _mm256_extract_epi64(all, 3));
 }
 
@@ -59,7 +58,8 @@ double MeasureReadBandwidth(ThreadPool& pool, int64_t bytes) {
   if (memory == MAP_FAILED) return 0;
   madvise(memory, mapped, MADV_HUGEPAGE);
   uint8_t* data = static_cast<uint8_t*>(memory);
-  pool.Run(parts, [&](int64_t part) { std::memset(data + part * kPart, static_cast<int>(part % 251), kPart); });
+  pool.Run(parts,
+           [&](int64_t part) { std::memset(data + part * kPart, static_cast<int>(part % 251), kPart); });
   const double plain = Median<false>(pool, data, parts);
   const double prefetched = Median<true>(pool, data, parts);
   munmap(memory, mapped);

@@ -8,7 +8,8 @@
 namespace paceline::kernels::cpu {
 
 // GB/s (1e9 bytes) of all threads of the pool reading `bytes` once: the better of plain and prefetched reads,
-// each the median of five passes. Takes `bytes` of memory while it runs; 0 when the system does not give them.
+// each the median of five passes. Takes `bytes` of memory while it runs; 0 when the system does not give
+// them.
 double MeasureReadBandwidth(ThreadPool& pool, int64_t bytes = int64_t{2} << 30);
 
 }  // namespace paceline::kernels::cpu

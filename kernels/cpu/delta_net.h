@@ -103,9 +103,9 @@ struct GdnHead {
     const float c_i = at == 0 ? g : *C(at - 1) + g;
     *C(at) = c_i;
     const float share_of_state = ExpOne(c_i);
-    float* u = U(at);                 // [value_dim], S'k on entry
-    float* o = out + gate * dv;       // [value_dim], S'q on entry
-    const float* v = Value(row);      // [value_dim]
+    float* u = U(at);             // [value_dim], S'k on entry
+    float* o = out + gate * dv;   // [value_dim], S'q on entry
+    const float* v = Value(row);  // [value_dim]
     for (int64_t n = 0; n < dv; n += 16) {
       const F sk = LoadUpTo(u + n, dv - n), sq = LoadUpTo(o + n, dv - n);
       StoreUpTo(u + n, Fma(Set1(-share_of_state), sk, LoadUpTo(v + n, dv - n)), dv - n);
@@ -214,7 +214,7 @@ void GatedDeltaNet(ThreadPool& pool, Workspace& workspace, const GdnShape& shape
   }
   pool.Run(count * shape.value_heads, [&](int64_t item) {
     const int64_t s = item / shape.value_heads, head = item % shape.value_heads;
-    const GdnHead one{shape, runs.data()[s],         states.data()[s],        c,    b,
+    const GdnHead one{shape, runs.data()[s],      states.data()[s],      c,    b,
                       a,     weights.decay[head], weights.dt_bias[head], head, out};
     one.Run();
   });

@@ -193,9 +193,8 @@ void Experts(ThreadPool& pool, Workspace& workspace, const Activations& x, std::
   pool.Run(chunks, [&x, states, column_items, prepared](int64_t i) {
     GateUp(states[column_items[i].task], column_items[i].index, x, prepared);
   });
-  pool.Run(row_items, [=](int64_t i) {
-    WeighRow(states[weigh_items[i].task], weigh_items[i].index, contract);
-  });
+  pool.Run(row_items,
+           [=](int64_t i) { WeighRow(states[weigh_items[i].task], weigh_items[i].index, contract); });
   pool.Run(Parts(hidden, kColumnChunk), [=](int64_t chunk) {
     for (int64_t t = 0; t < count; ++t) {
       if (states[t].rows > 0) Down(states[t], chunk, hidden, sums, row_errors);

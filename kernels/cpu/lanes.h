@@ -6,7 +6,9 @@ PACELINE_INLINE int64_t Parts(int64_t count, int64_t size) { return (count + siz
 PACELINE_INLINE void Require(bool holds, const char* what) {
   if (!holds) Broken(what);
 }
-PACELINE_INLINE F LoadUpTo(const float* p, int64_t count) { return count >= 16 ? Load(p) : LoadPart(p, count); }
+PACELINE_INLINE F LoadUpTo(const float* p, int64_t count) {
+  return count >= 16 ? Load(p) : LoadPart(p, count);
+}
 PACELINE_INLINE void StoreUpTo(float* p, F x, int64_t count) {
   if (count >= 16) {
     Store(p, x);
@@ -65,9 +67,7 @@ PACELINE_INLINE F SoftplusLanes(F x) {
   const F value = Select(Equal(tail, Zero()), t, Mul(LogLanes(w), Div(t, tail)));
   return Select(Less(Set1(20.0f), x), x, value);
 }
-PACELINE_INLINE F SigmoidLanes(F x) {
-  return Div(Set1(1.0f), Add(Set1(1.0f), ExpLanes(Negate(x))));
-}
+PACELINE_INLINE F SigmoidLanes(F x) { return Div(Set1(1.0f), Add(Set1(1.0f), ExpLanes(Negate(x)))); }
 PACELINE_INLINE F SiluLanes(F x) { return Div(x, Add(Set1(1.0f), ExpLanes(Negate(x)))); }
 PACELINE_INLINE float ExpOne(float x) { return FirstOf(ExpLanes(Set1(x))); }
 PACELINE_INLINE float LogOne(float x) { return FirstOf(LogLanes(Set1(x))); }

@@ -161,16 +161,15 @@ PACELINE_INLINE void IntegerPanel(const Matrix& m, int64_t panel, int32_t begin,
 
 // One block of at most 128 inputs for R rows and NV vectors of outputs, added to totals [R][64].
 template <class Element, int R, int NV>
-PACELINE_INLINE void FloatBlock(const uint8_t* w, int64_t count, const float* const* x, int64_t k, float scale,
-                                float* totals) {
+PACELINE_INLINE void FloatBlock(const uint8_t* w, int64_t count, const float* const* x, int64_t k,
+                                float scale, float* totals) {
   F block[R][NV];
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < NV; ++v) block[r][v] = Zero();
   }
   for (int64_t i = 0; i < count; ++i) {
     F weights[NV];
-    for (int v = 0; v < NV; ++v)
-      weights[v] = Element::At(w + (i * kFloatPanel + v * 16) * Element::kBytes);
+    for (int v = 0; v < NV; ++v) weights[v] = Element::At(w + (i * kFloatPanel + v * 16) * Element::kBytes);
     for (int r = 0; r < R; ++r) {
       const F input = Set1(x[r][k + i]);
       for (int v = 0; v < NV; ++v) block[r][v] = Fma(weights[v], input, block[r][v]);
@@ -201,9 +200,8 @@ void FloatPanelOf(const Matrix& m, int64_t panel, int64_t begin, int64_t end, co
   const uint8_t* data = m.data + panel * m.panel_bytes;
   for (int64_t k = begin; k < end; k += kActivationGroup) {
     const int64_t count = Least(kActivationGroup, end - k);
-    const float scale = m.block_scales == nullptr
-                            ? 1.0f
-                            : m.block_scales[panel / 2 * m.column_blocks + k / kActivationGroup];
+    const float scale =
+        m.block_scales == nullptr ? 1.0f : m.block_scales[panel / 2 * m.column_blocks + k / kActivationGroup];
     const uint8_t* w = data + k * kFloatPanel * Element::kBytes;
     int64_t r = 0;
     for (; r + 4 <= rows; r += 4)

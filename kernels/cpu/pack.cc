@@ -1,6 +1,4 @@
 // Packing of weights, and the memory helpers of the cpu backend.
-#include "kernels/cpu/packed.h"
-
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/status.h"
+#include "kernels/cpu/packed.h"
 #include "kernels/plain_decode.h"
 
 namespace paceline::kernels::cpu {
@@ -64,7 +63,7 @@ void PackScales(const PlainLinear& w, PackedMatrix& to) {
     }
   }
   m.scales = memory;
-  if (w.zeros.empty()) return;
+  if (w.zeros.empty() || w.format == WeightFormat::kInt8) return;
   uint8_t* zeros = to.zeros.Allocate(count);
   to.bytes += count;
   for (int64_t n = 0; n < m.outputs; ++n) {
@@ -123,9 +122,7 @@ void PackInteger(const PlainLinear& w, PackedMatrix& to) {
 
 void PackFloat(const PlainLinear& w, PackedMatrix& to) {
   Matrix& m = to.view;
-  const int64_t size = w.format == WeightFormat::kF32          ? 4
-                       : w.format == WeightFormat::kFp8Block128 ? 1
-                                                                : 2;
+  const int64_t size = w.format == WeightFormat::kF32 ? 4 : w.format == WeightFormat::kFp8Block128 ? 1 : 2;
   m.panel_bytes = m.inputs * kFloatPanel * size;
   uint8_t* memory = to.data.Allocate(m.panels() * m.panel_bytes);
   to.bytes += m.panels() * m.panel_bytes;
@@ -149,9 +146,10 @@ absl::Status Pack(const PlainLinear& w, PackedMatrix& to) {
   CHECK_EQ(w.first_input % kActivationGroup, 0);
   CHECK_EQ(w.first_output % 128, 0);
   if (IsInteger(w.format) && w.group % kOctet != 0 && w.groups() != 1) {
-    return Error(errors::kModelUnsupported,
-                 absl::StrCat("the cpu backend reads integer weights in groups of a multiple of 8 inputs, not ",
-                              w.group, "; use --backend reference"));
+    return Error(
+        errors::kModelUnsupported,
+        absl::StrCat("the cpu backend reads integer weights in groups of a multiple of 8 inputs, not ",
+                     w.group, "; use --backend reference"));
   }
   to.view.format = w.format;
   to.view.outputs = w.outputs;

@@ -30,7 +30,7 @@ Features Detect() {
   const uint64_t saved = SavedState();
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
   const auto ebx = [&](int bit) { return (b >> bit & 1) != 0; };
-  f.avx2 = ebx(5) && (saved & 0x6) == 0x6;                                              // XMM, YMM
+  f.avx2 = ebx(5) && (saved & 0x6) == 0x6;                                                  // XMM, YMM
   f.avx512 = f.avx2 && ebx(16) && ebx(17) && ebx(30) && ebx(31) && (saved & 0xE0) == 0xE0;  // F DQ BW VL
   f.vnni = f.avx512 && (c >> 11 & 1) != 0;
   f.amx = f.vnni && (d >> 24 & 1) != 0 && (d >> 25 & 1) != 0 && (saved & 0x60000) == 0x60000;  // TILE, INT8
@@ -49,13 +49,15 @@ absl::StatusOr<const KernelTable*> Select(std::string_view isa) {
   if (isa.empty()) {
     const std::vector<const KernelTable*> tables = Available();
     if (!tables.empty()) return tables.back();
-    return Error(errors::kDevice, "the cpu backend needs AVX2, FMA and F16C, which this machine or its "
-                                  "virtual machine does not offer; use --backend reference");
+    return Error(errors::kDevice,
+                 "the cpu backend needs AVX2, FMA and F16C, which this machine or its "
+                 "virtual machine does not offer; use --backend reference");
   }
   const auto lacks = [&](const char* what) {
-    return Error(errors::kDevice, absl::StrCat("--isa ", absl::string_view(isa.data(), isa.size()), " needs ", what,
-                                               ", which this machine does not offer; leave --isa away to use "
-                                               "the widest it has"));
+    return Error(errors::kDevice,
+                 absl::StrCat("--isa ", absl::string_view(isa.data(), isa.size()), " needs ", what,
+                              ", which this machine does not offer; leave --isa away to use "
+                              "the widest it has"));
   };
   if (isa == "avx2") {
     if (!f.avx2) return lacks("AVX2, FMA and F16C");

@@ -197,8 +197,8 @@ PACELINE_INLINE __m128 FromFixed4(__m256i v) {
   const __m256i high =
       _mm256_xor_si256(_mm256_srli_epi64(v, 32), _mm256_set1_epi64x(0x4530000080000000));  // 2^84 + 2^63 + ..
   const __m256i rest = _mm256_blend_epi32(v, _mm256_set1_epi64x(0x4330000000000000), 0xAA);  // 2^52 + ..
-  const __m256d top = _mm256_sub_pd(_mm256_castsi256_pd(high),
-                                    _mm256_castsi256_pd(_mm256_set1_epi64x(0x4530000080100000)));
+  const __m256d top =
+      _mm256_sub_pd(_mm256_castsi256_pd(high), _mm256_castsi256_pd(_mm256_set1_epi64x(0x4530000080100000)));
   return _mm256_cvtpd_ps(_mm256_add_pd(top, _mm256_castsi256_pd(rest)));
 }
 PACELINE_INLINE F FromFixed(const int64_t* p) {
