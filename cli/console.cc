@@ -23,7 +23,7 @@ void OnSignal(int signal) {
   if (stop_requested.exchange(true) && signal == SIGINT) _exit(130);
 }
 
-double GiB(int64_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
+double MiB(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 }  // namespace
 
@@ -53,7 +53,7 @@ void Console::Progress(const std::string& node, int64_t done_bytes, int64_t tota
   const int quarters = static_cast<int>(4 * done_bytes / total_bytes);
   if (quarters <= load.quarters) return;
   load.quarters = quarters;
-  std::fprintf(stderr, "%s: loaded %d %% of %.2f GiB\n", node.c_str(), 25 * quarters, GiB(total_bytes));
+  std::fprintf(stderr, "%s: loaded %d %% of %.1f MiB\n", node.c_str(), 25 * quarters, MiB(total_bytes));
 }
 
 void Console::EndProgress() {
@@ -71,7 +71,7 @@ void Console::DrawBar() {
   const int cells = static_cast<int>(std::clamp<int64_t>(kBarCells * done / total, 0, kBarCells));
   const std::string bar =
       std::string(static_cast<size_t>(cells), '#') + std::string(static_cast<size_t>(kBarCells - cells), '.');
-  std::fprintf(stderr, "\r\033[Kloading [%s] %.2f of %.2f GiB on %zu %s", bar.c_str(), GiB(done), GiB(total),
+  std::fprintf(stderr, "\r\033[Kloading [%s] %.0f of %.0f MiB on %zu %s", bar.c_str(), MiB(done), MiB(total),
                loads_.size(), loads_.size() == 1 ? "node" : "nodes");
   drawn_ = true;
 }

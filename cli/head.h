@@ -55,6 +55,7 @@ class Head {
   GenerationDefaults defaults() const;
   // The model's name for people: the folder's.
   std::string model_name() const;
+  Epoch epoch() const { return cluster_->placement().epoch(); }
   // By rank, head first: what the placement says.
   std::vector<int64_t> LeavesPerNode() const;
 

@@ -38,7 +38,7 @@ class Group {
         ->option_text(Join(choices) + " [" + value + "]");
   }
   CLI::Option* Flag(const std::string& name, bool& value, const std::string& help) {
-    return Finish(app_->add_flag("--" + name, value, help), name);
+    return Finish(app_->add_flag("--" + name, value, help), name)->option_text(" ");
   }
 
  private:
@@ -58,6 +58,8 @@ class Group {
   CLI::Option* Finish(CLI::Option* option, const std::string& name) {
     std::string twin = "PACELINE_" + name;
     for (char& c : twin) c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    // A script appends its own flags to a command line it was given: the last of two wins.
+    if (option->get_items_expected_max() == 1) option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     return option->envname(twin)->group(heading_);
   }
 
@@ -291,8 +293,10 @@ void AddGenerate(CLI::App* app, GenerateOptions& generate) {
       ->option_text("N");
   group.Flag("ignore-eos", generate.ignore_eos, "Go on after the model's end of text");
   AddJson(app, generate.json);
-  Group(app, "Output")
-      .Flag("logits-hash", generate.logits_hash, "Hash the logits that tokens were drawn from");
+  Group output(app, "Output");
+  output.Flag("logits-hash", generate.logits_hash, "Hash the logits that tokens were drawn from");
+  output.Add("json-file", generate.json_file, "Write the JSON answer here and stream the text as usual")
+      ->option_text("FILE");
 }
 
 void AddScore(CLI::App* app, ScoreOptions& score) {
@@ -511,7 +515,8 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   try {
     root.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    parsed.out = Deepest(&root)->help();
+    const CLI::App* asked = Deepest(&root);
+    parsed.out = asked->help(asked->get_parent() == nullptr ? "" : FullName(asked->get_parent()));
     return parsed;
   } catch (const CLI::CallForVersion& version) {
     parsed.out = std::string(version.what()) + "\n";

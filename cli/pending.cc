@@ -14,10 +14,7 @@ int Pending(const char* command) {
 
 }  // namespace
 
-int Run(const GenerateOptions&) { return Pending("generate"); }
-int Run(const ScoreOptions&) { return Pending("score"); }
 int Run(const VerifyOptions&) { return Pending("verify"); }
 int Run(const BenchStepOptions&) { return Pending("bench step"); }
-int Run(const SynthOptions&) { return Pending("synth"); }
 
 }  // namespace paceline::cli

@@ -72,7 +72,11 @@ void Watch(Head& head, ApiServer& api, ChangeBell& bell) {
 
 absl::Status Serve(const ServeOptions& options) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(ConfigOf(options)));
-  if (!head->tokenizer_status().ok()) return head->tokenizer_status();
+  if (const absl::Status& missing = head->tokenizer_status(); absl::IsNotFound(missing)) {
+    StdErr().Line(absl::StrCat("warning: ", std::string(missing.message()), "; prompts must be token ids"));
+  } else if (!missing.ok()) {
+    return missing;
+  }
 
   DeferredTrunk trunk(head->info());
   SchedulerOptions scheduling;

@@ -54,10 +54,10 @@ class DirectoryCheckpoint final : public Checkpoint {
   absl::StatusOr<LinearFacts> DescribeExpert(const std::string& mlp, int32_t expert,
                                              std::string_view projection) const override {
     ASSIGN_OR_RETURN(const ExpertSource* const source, FindExpert(mlp, expert));
-    CHECK(projection == "gate_proj" || projection == "up_proj" || projection == "down_proj");
-    return Facts(projection == "gate_proj" ? source->gate
-                 : projection == "up_proj" ? source->up
-                                           : source->down);
+    if (projection == "gate_proj") return Facts(source->gate);
+    if (projection == "up_proj") return Facts(source->up);
+    CHECK(projection == "down_proj");
+    return Facts(source->down);
   }
   absl::StatusOr<PlainExpert> ReadExpert(const std::string& mlp, int32_t expert,
                                          Span64 columns) const override {

@@ -59,7 +59,7 @@ class Checkpoint {
                                                           Span64 inputs = {}) const = 0;
 
   // One expert of `mlp` ("layers.3.mlp", "mtp.layers.0.mlp"), fused or not: gate and up rows [columns), down
-  // columns.
+  // columns. `projection` is "gate_proj", "up_proj" or "down_proj".
   virtual absl::StatusOr<LinearFacts> DescribeExpert(const std::string& mlp, int32_t expert,
                                                      std::string_view projection) const = 0;
   virtual absl::StatusOr<kernels::PlainExpert> ReadExpert(const std::string& mlp, int32_t expert,

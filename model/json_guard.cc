@@ -21,8 +21,17 @@ namespace {
 
 using Json = nlohmann::json;
 
+// The text around a mistake: a person looks for "rms_norm_eps": NaN, not for byte 1312.
+std::string Excerpt(std::string_view text, size_t position) {
+  const size_t begin = position > 40 ? position - 40 : 0;
+  if (begin >= text.size()) return "";
+  return absl::StrCat(", near: ", Printable(text.substr(begin, 48)));
+}
+
 class Builder final : public nlohmann::json_sax<Json> {
  public:
+  explicit Builder(std::string_view text) : text_(text) {}
+
   bool null() override { return Put(nullptr) != nullptr; }
   bool boolean(bool value) override { return Put(value) != nullptr; }
   bool number_integer(number_integer_t value) override { return Put(value) != nullptr; }
@@ -43,7 +52,7 @@ class Builder final : public nlohmann::json_sax<Json> {
     return true;
   }
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception&) override {
-    problem_ = absl::StrCat("not valid JSON at byte ", position);
+    problem_ = absl::StrCat("not valid JSON at byte ", position, Excerpt(text_, position));
     return false;
   }
 
@@ -69,6 +78,7 @@ class Builder final : public nlohmann::json_sax<Json> {
     return true;
   }
 
+  std::string_view text_;
   std::vector<Json*> open_;  // a child is always the last element of its parent, so these stay valid
   std::string key_;
   std::string problem_;
@@ -120,7 +130,7 @@ absl::StatusOr<Json> ParseJson(std::string_view text, int64_t max_bytes, const E
                  absl::StrCat(what, ": ", text.size(), " bytes of JSON; at most ", max_bytes, " are read"));
   }
   if (absl::Status status = CheckNesting(text, code, what); !status.ok()) return status;
-  Builder builder;
+  Builder builder(text);
   try {
     if (!Json::sax_parse(text.begin(), text.end(), &builder)) {
       return Error(code, absl::StrCat(what, ": ", builder.problem()));

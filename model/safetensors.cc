@@ -38,7 +38,8 @@ std::string ReadWhole(int fd, int64_t position, int64_t bytes, char* out) {
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
   std::unique_ptr<SafetensorsFile> file(new SafetensorsFile);
   file->path_ = path;
-  file->fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Not to hang where the name is that of a pipe.
+  file->fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   struct stat facts{};
   if (file->fd_ < 0 || ::fstat(file->fd_, &facts) != 0) {
     return Error(errors::kModelMissing, absl::StrCat(path, ": cannot be opened: ", std::strerror(errno)));

@@ -471,8 +471,9 @@ class UcxListener final : public LinkListener {
         }
         auto link = std::make_unique<UcxLink>(*std::move(own), address_);
         RETURN_IF_ERROR(link->Open(request, nullptr, 0));
-        // A client that says nothing costs its own link and some time, not the listener.
-        if (link->Greet(std::min(deadline, Clock::Real().Now() + kGreeting)).ok()) return link;
+        // A client that says nothing costs its own link and some time, not the listener. One that has come is
+        // greeted in full, also by a caller who looks in for a moment only.
+        if (link->Greet(Clock::Real().Now() + kGreeting).ok()) return link;
         continue;
       }
       if (Clock::Real().Now() >= deadline) return AcceptTimeout("ucx", address_);

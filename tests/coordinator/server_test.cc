@@ -283,6 +283,23 @@ TEST_F(ServerTest, TheEndOfTheStreamFreesTheSlot) {
   AwaitIdle();
 }
 
+TEST_F(ServerTest, ACancelledUnaryCallFreesTheSlot) {
+  Ready();
+  Gate();
+  grpc::ClientContext context;
+  grpc::Status status;
+  std::thread caller([&] {
+    pb::GenerateResponse response;
+    status = stub_->Generate(&context, Request(kEndless), &response);
+  });
+  at_gate_.acquire();  // inside its first step
+  context.TryCancel();
+  caller.join();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
+  gate_.release(1 << 18);
+  AwaitIdle();
+}
+
 TEST_F(ServerTest, ADeadlineEndsTheRequest) {
   Ready();
   Gate();  // the first step is held until the client has given up

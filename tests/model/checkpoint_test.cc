@@ -328,7 +328,10 @@ TEST(CheckpointFused, SameAsPerExpert) {
   const auto b = OpenOk(two, SmallConfig(), fused);
   EXPECT_NE(a->digest(), b->digest());
   EXPECT_EQ(PlacementShape(*a), PlacementShape(*b));
-  EXPECT_EQ(PlacementShape(*a)[1], (LayerShape{4, 2, 3 * 128 * 256 * 2}));
+  const LayerShape shape = PlacementShape(*a)[1];
+  EXPECT_EQ(shape.experts, 4);
+  EXPECT_EQ(shape.groups, 2);
+  EXPECT_EQ(shape.leaf_bytes, 3 * 128 * 256 * 2);
   for (const std::string mlp : {"layers.0.mlp", "layers.1.mlp", "mtp.layers.0.mlp"}) {
     for (int e = 0; e < 4; ++e) {
       for (const Span64 span : {Span64{}, Span64{0, 128}, Span64{128, 144}}) {

@@ -186,6 +186,14 @@ TEST(ModelConfig, TextsThatAreNoConfiguration) {
   }
 }
 
+TEST(ModelConfig, AMistakeInTheTextIsShown) {
+  std::string text = SmallConfig().dump();
+  text.replace(text.find("1e-06"), 5, "NaN");
+  const auto parsed = ParseModelConfig(text, "", "/m");
+  ASSERT_FALSE(parsed.ok());
+  EXPECT_NE(parsed.status().message().find("rms_norm_eps"), absl::string_view::npos) << parsed.status();
+}
+
 TEST(ModelConfig, Generation) {
   const auto parsed = Parse(
       SmallConfig(), R"({"eos_token_id":[7,3],"do_sample":false,"temperature":0.6,"top_k":20,"top_p":0.95})");

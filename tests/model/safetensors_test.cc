@@ -2,6 +2,7 @@
 #include "model/safetensors.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstring>
 #include <fstream>
@@ -130,6 +131,14 @@ TEST(SafetensorsFile, VisualTensorsPassTheSameChecks) {
   const auto opened = Checkpoint::Open(folder.path());
   ASSERT_FALSE(opened.ok());
   EXPECT_NE(opened.status().message().find("model.visual.x"), absl::string_view::npos);
+}
+
+TEST(SafetensorsFile, PipesAndFoldersAreRefused) {
+  const Folder folder;
+  const std::string path = folder.path() + "/p.safetensors";
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  EXPECT_FALSE(SafetensorsFile::Open(path).ok());
+  EXPECT_FALSE(SafetensorsFile::Open(folder.path()).ok());
 }
 
 TEST(SafetensorsFile, TheIndexOnlyAddsRequirements) {

@@ -157,8 +157,20 @@ class JoinTest : public ::testing::Test {
   std::unique_ptr<Cluster> cluster_;
 };
 
-TEST_F(JoinTest, WorkersJoinLoadTheirShareAndAnswer) {
-  StartHead(HeadConfig(3));
+class JoinOverLinks : public JoinTest, public ::testing::WithParamInterface<std::string> {};
+
+std::vector<std::string> LinksBetweenProcesses() {
+  std::vector<std::string> kinds = LinkKinds();
+  std::erase(kinds, "loopback");
+  return kinds;
+}
+INSTANTIATE_TEST_SUITE_P(Links, JoinOverLinks, ::testing::ValuesIn(LinksBetweenProcesses()),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(JoinOverLinks, WorkersJoinLoadTheirShareAndAnswer) {
+  ClusterConfig config = HeadConfig(3);
+  config.link = GetParam();
+  StartHead(std::move(config));
   EXPECT_THAT(Message(cluster_->Peers().degraded), StartsWith("NET-001: no worker has joined as rank 1"));
   ThreadWorker one(*cluster_, "one"), two(*cluster_, "two");
   ASSERT_TRUE(WaitReady().ok());

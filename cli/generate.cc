@@ -1,0 +1,156 @@
+// `generate`: one prompt, against a directory or a running head. Text streams to stdout; statistics go to stderr, or
+// everything at the end as JSON.
+#include <cstdio>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/error.h"
+#include "base/status.h"
+#include "cli/commands.h"
+#include "cli/console.h"
+#include "cli/files.h"
+#include "cli/head.h"
+#include "cli/report.h"
+#include "coordinator/client.h"
+#include "coordinator/engine.h"
+#include "coordinator/generation.h"
+#include "nlohmann/json.hpp"
+
+namespace paceline::cli {
+namespace {
+
+absl::StatusOr<GenerateRequest> RequestOf(const GenerateOptions& options) {
+  GenerateRequest request;
+  if (!options.prompt.tokens_json.empty()) {
+    ASSIGN_OR_RETURN(request.input, ReadTokensJson(options.prompt.tokens_json));
+  } else if (!options.prompt.file.empty()) {
+    ASSIGN_OR_RETURN(request.input, ReadWholeFile(options.prompt.file));
+  } else {
+    request.input = options.prompt.text.value_or("");
+  }
+  const SamplingFlags& flags = options.sampling;
+  if (flags.temperature) request.sampling.temperature = static_cast<float>(*flags.temperature);
+  if (flags.top_p) request.sampling.top_p = static_cast<float>(*flags.top_p);
+  if (flags.min_p) request.sampling.min_p = static_cast<float>(*flags.min_p);
+  request.sampling.top_k = flags.top_k;
+  request.sampling.seed = flags.seed;
+  request.stopping.max_tokens = options.max_tokens;
+  request.stopping.ignore_eos = options.ignore_eos;
+  request.hash_logits = options.logits_hash;
+  return request;
+}
+
+nlohmann::json AnswerJson(const GenerationResult& result, bool has_text) {
+  nlohmann::json out;
+  out["prompt_token_ids"] = result.started.prompt;
+  out["token_ids"] = result.token_ids();
+  out["text"] = has_text ? nlohmann::json(result.text) : nlohmann::json(nullptr);
+  out["finish_reason"] = FinishReasonName(result.end.reason);
+  out["seed"] = result.end.seed;
+  out["logits_hash"] = result.end.logits_hash.empty() ? nlohmann::json(nullptr) : nlohmann::json(result.end.logits_hash);
+  out["usage"] = {{"prompt_tokens", result.end.usage.prompt_tokens},
+                  {"completion_tokens", result.end.usage.completion_tokens},
+                  {"total_tokens", result.end.usage.prompt_tokens + result.end.usage.completion_tokens}};
+  const SpeculationStats& s = result.end.speculation;
+  out["speculation"] = {{"method", s.method},
+                        {"steps", s.steps},
+                        {"drafted", s.drafted},
+                        {"accepted", s.accepted},
+                        {"accepted_per_position", s.accepted_per_position}};
+  out["timings"] = {{"prefill_s", result.end.timings.prefill_s}, {"decode_s", result.end.timings.decode_s}};
+  return out;
+}
+
+// Tokens after the first per second of decoding; 0 when there was only one.
+double DecodeRate(const GenerationResult& result) {
+  const double decoded = static_cast<double>(result.end.usage.completion_tokens) - 1;
+  return result.end.timings.decode_s > 0 && decoded > 0 ? decoded / result.end.timings.decode_s : 0.0;
+}
+
+// Streams text while it comes; true as long as the run should go on.
+class TextStream {
+ public:
+  explicit TextStream(bool enabled) : enabled_(enabled) {}
+  bool operator()(const GeneratedToken& token) {
+    if (enabled_) {
+      std::fwrite(token.text.data(), 1, token.text.size(), stdout);
+      std::fflush(stdout);
+    }
+    return !StopRequested();
+  }
+  void End() const {
+    if (enabled_) std::fputc('\n', stdout);
+  }
+
+ private:
+  const bool enabled_;
+};
+
+absl::Status Report(const GenerateOptions& options, const nlohmann::json& answer, const GenerationResult& result, const std::string& cluster_line) {
+  if (options.json) std::printf("%s\n", answer.dump().c_str());
+  if (!options.json_file.empty()) {
+    std::ofstream file(options.json_file);
+    file << answer.dump() << "\n";
+    file.close();
+    if (!file) return Error(errors::kOption, absl::StrCat("cannot write ", options.json_file, " (--json-file); give a file in a folder that can be written"));
+  }
+  if (!options.json) {
+    StdErr().Line(absl::StrFormat("%d prompt tokens in %.2f s, %d tokens at %.1f tok/s; %s; seed %d", result.end.usage.prompt_tokens,
+                                  result.end.timings.prefill_s, result.end.usage.completion_tokens, DecodeRate(result), cluster_line, result.end.seed));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status GenerateRemote(const GenerateOptions& options) {
+  ASSIGN_OR_RETURN(const std::string address, AddressOfUrl(options.head.model));
+  ASSIGN_OR_RETURN(GenerateRequest request, RequestOf(options));
+  request.hash_logits = false;  // the API does not carry it
+  ApiClient client(address);
+  TextStream stream(!options.json);
+  ASSIGN_OR_RETURN(const GenerationResult result, client.Generate(std::move(request), std::ref(stream)));
+  stream.End();
+  nlohmann::json answer = AnswerJson(result, true);
+  answer["cluster"] = {{"nodes", result.end.nodes},
+                       {"epoch", result.end.epoch.value()},
+                       {"fingerprint", result.end.fingerprint},
+                       {"leaves_per_node", nullptr},
+                       {"bytes_per_layer", nullptr}};
+  return Report(options, answer, result, absl::StrCat(result.end.nodes, result.end.nodes == 1 ? " node" : " nodes"));
+}
+
+absl::Status GenerateHere(const GenerateOptions& options) {
+  ASSIGN_OR_RETURN(GenerateRequest request, RequestOf(options));
+  HeadConfig config;
+  config.options = options.head;
+  config.nodes = 1 + options.head.cluster.local_workers;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(config));
+  if (head->tokenizer() == nullptr && std::holds_alternative<std::string>(request.input)) return head->tokenizer_status();
+  RETURN_IF_ERROR(head->Load(kLocalPatience));
+
+  SchedulerOptions scheduling;
+  scheduling.prefill_chunk = options.head.options.prefill_chunk;
+  Engine engine({.trunk = head->trunk(), .tokenizer = head->tokenizer(), .cluster = &head->cluster()}, head->defaults(), scheduling);
+  engine.Start();
+  TextStream stream(!options.json && head->tokenizer() != nullptr);
+  absl::StatusOr<GenerationResult> result = RunGeneration(engine, std::move(request), std::ref(stream));
+  engine.Stop();
+  RETURN_IF_ERROR(result.status());
+  stream.End();
+
+  const ExchangeCounters counters = head->trunk()->counters();
+  nlohmann::json answer = AnswerJson(*result, head->tokenizer() != nullptr);
+  answer["cluster"] = ClusterJson(*head, counters);
+  const int nodes = config.nodes;
+  return Report(options, answer, *result,
+                absl::StrFormat("%d node%s, %.0f bytes exchanged per layer", nodes, nodes == 1 ? "" : "s", BytesPerLayer(counters)));
+}
+
+}  // namespace
+
+int Run(const GenerateOptions& options) {
+  const absl::Status done = IsGrpcUrl(options.head.model) ? GenerateRemote(options) : GenerateHere(options);
+  return done.ok() ? 0 : StdErr().Fail(done);
+}
+
+}  // namespace paceline::cli

@@ -1,0 +1,150 @@
+// What every op of an instruction set builds on: functions of kernels/scalar_math.h over sixteen lanes, the
+// conversions of stored formats, row sums. Included by one .cc file, inside its anonymous namespace.
+
+PACELINE_INLINE int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
+PACELINE_INLINE int64_t Parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
+PACELINE_INLINE void Require(bool holds, const char* what) {
+  if (!holds) Broken(what);
+}
+PACELINE_INLINE F LoadUpTo(const float* p, int64_t count) {
+  return count >= 16 ? Load(p) : LoadPart(p, count);
+}
+PACELINE_INLINE void StoreUpTo(float* p, F x, int64_t count) {
+  if (count >= 16) {
+    Store(p, x);
+  } else {
+    StorePart(p, x, count);
+  }
+}
+PACELINE_INLINE F Abs(F x) { return CastF(And(CastI(x), SetI(0x7FFFFFFF))); }
+PACELINE_INLINE F Negate(F x) { return CastF(Xor(CastI(x), SetI(static_cast<int32_t>(0x80000000)))); }
+PACELINE_INLINE float SquareRoot(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+PACELINE_INLINE float ReciprocalRoot(float x) { return 1.0f / SquareRoot(x); }
+PACELINE_INLINE float Larger(float a, float b) { return a < b ? b : a; }
+
+PACELINE_INLINE F ExpLanes(F x) {
+  x = Max(Set1(kExpLowest), x);
+  x = Min(Set1(kExpHighest), x);
+  const F magic = Set1(kRoundMagic);
+  const F shifted = Fma(x, Set1(kLog2E), magic);
+  const F n = Sub(shifted, magic);
+  F r = Fma(n, Set1(-kLn2High), x);
+  r = Fma(n, Set1(-kLn2Low), r);
+  F p = Set1(1.0f / 5040.0f);
+  p = Fma(p, r, Set1(1.0f / 720.0f));
+  p = Fma(p, r, Set1(1.0f / 120.0f));
+  p = Fma(p, r, Set1(1.0f / 24.0f));
+  p = Fma(p, r, Set1(1.0f / 6.0f));
+  p = Fma(p, r, Set1(0.5f));
+  p = Fma(p, r, Set1(1.0f));
+  p = Fma(p, r, Set1(1.0f));
+  const I whole = SubI(CastI(shifted), CastI(magic));
+  const I half = Sra<1>(whole);
+  const I bias = SetI(127);
+  const F first = CastF(Shl<23>(AddI(half, bias)));
+  const F second = CastF(Shl<23>(AddI(SubI(whole, half), bias)));
+  return Mul(Mul(p, first), second);
+}
+PACELINE_INLINE F LogLanes(F x) {
+  const I bits = CastI(x);
+  const I exponent = Sra<23>(SubI(bits, SetI(0x3F3504F3)));
+  const F m = CastF(SubI(bits, Shl<23>(exponent)));
+  const F e = ToFloat(exponent);
+  const F one = Set1(1.0f);
+  const F s = Div(Sub(m, one), Add(m, one));
+  const F z = Mul(s, s);
+  F p = Set1(2.0f / 9.0f);
+  p = Fma(p, z, Set1(2.0f / 7.0f));
+  p = Fma(p, z, Set1(2.0f / 5.0f));
+  p = Fma(p, z, Set1(2.0f / 3.0f));
+  p = Fma(p, z, Set1(2.0f));
+  return Fma(e, Set1(kLn2High), Fma(e, Set1(kLn2Low), Mul(s, p)));
+}
+PACELINE_INLINE F SoftplusLanes(F x) {
+  const F t = ExpLanes(x);
+  const F w = Add(Set1(1.0f), t);
+  const F tail = Sub(w, Set1(1.0f));
+  const F value = Select(Equal(tail, Zero()), t, Mul(LogLanes(w), Div(t, tail)));
+  return Select(Less(Set1(20.0f), x), x, value);
+}
+PACELINE_INLINE F SigmoidLanes(F x) { return Div(Set1(1.0f), Add(Set1(1.0f), ExpLanes(Negate(x)))); }
+PACELINE_INLINE F SiluLanes(F x) { return Div(x, Add(Set1(1.0f), ExpLanes(Negate(x)))); }
+PACELINE_INLINE float ExpOne(float x) { return FirstOf(ExpLanes(Set1(x))); }
+PACELINE_INLINE float LogOne(float x) { return FirstOf(LogLanes(Set1(x))); }
+PACELINE_INLINE float SigmoidOne(float x) { return FirstOf(SigmoidLanes(Set1(x))); }
+PACELINE_INLINE float SoftplusOne(float x) { return FirstOf(SoftplusLanes(Set1(x))); }
+
+// Stored formats, sixteen elements at p.
+struct ElementF32 {
+  static constexpr int64_t kBytes = 4;
+  static PACELINE_INLINE F At(const uint8_t* p) { return Load(reinterpret_cast<const float*>(p)); }
+};
+struct ElementF16 {
+  static constexpr int64_t kBytes = 2;
+  static PACELINE_INLINE F At(const uint8_t* p) { return LoadF16(reinterpret_cast<const uint16_t*>(p)); }
+};
+struct ElementBf16 {
+  static constexpr int64_t kBytes = 2;
+  static PACELINE_INLINE F At(const uint8_t* p) {
+    return CastF(Shl<16>(LoadU16(reinterpret_cast<const uint16_t*>(p))));
+  }
+};
+// Subnormals: (1 + m / 8) 2^-6 - 2^-6, exact, no subnormal fp32 on the way.
+struct ElementE4M3 {
+  static constexpr int64_t kBytes = 1;
+  static PACELINE_INLINE F At(const uint8_t* p) {
+    const I bits = LoadU8(p);
+    const I sign = Shl<24>(And(bits, SetI(0x80)));
+    const I magnitude = Shl<20>(And(bits, SetI(0x7F)));
+    const I normal = AddI(magnitude, SetI(120 << 23));
+    const F small = Sub(CastF(AddI(magnitude, SetI(121 << 23))), Set1(0x1p-6f));
+    I value = SelectI(LessI(magnitude, SetI(1 << 23)), CastI(small), normal);
+    value = SelectI(EqualI(magnitude, SetI(0x7F << 20)), SetI(0x7FC00000), value);
+    return CastF(Or(sign, value));
+  }
+};
+// Up to sixteen bf16 elements, the rest zero.
+PACELINE_INLINE F LoadBf16UpTo(const uint16_t* p, int64_t count) {
+  if (count >= 16) return ElementBf16::At(reinterpret_cast<const uint8_t*>(p));
+  uint16_t padded[16] = {};
+  for (int64_t i = 0; i < count; ++i) padded[i] = p[i];
+  return ElementBf16::At(reinterpret_cast<const uint8_t*>(padded));
+}
+// bf16 bits, nearest even, NaN stays NaN, in the low halves of the lanes.
+PACELINE_INLINE I ToBf16Lanes(F x) {
+  const I bits = CastI(x);
+  const I rounded = Shr<16>(AddI(AddI(bits, SetI(0x7FFF)), And(Shr<16>(bits), SetI(1))));
+  const I quiet = Or(Shr<16>(bits), SetI(0x40));
+  return SelectI(LessI(SetI(0x7F800000), And(bits, SetI(0x7FFFFFFF))), quiet, rounded);
+}
+
+// NUMERICS, Row sums. A lane without an element is left alone: adding a zero could turn -0 into +0.
+PACELINE_INLINE float DotProduct(const float* a, const float* b, int64_t count) {
+  F lanes = Zero();
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) lanes = Fma(Load(a + i), Load(b + i), lanes);
+  if (i < count) {
+    const F next = Fma(LoadPart(a + i, count - i), LoadPart(b + i, count - i), lanes);
+    lanes = Select(FirstLanes(count - i), next, lanes);
+  }
+  return Tree(lanes);
+}
+PACELINE_INLINE float DotProductBf16(const float* a, const uint16_t* b, int64_t count) {
+  F lanes = Zero();
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) lanes = Fma(Load(a + i), LoadBf16UpTo(b + i, 16), lanes);
+  if (i < count) {
+    const F next = Fma(LoadPart(a + i, count - i), LoadBf16UpTo(b + i, count - i), lanes);
+    lanes = Select(FirstLanes(count - i), next, lanes);
+  }
+  return Tree(lanes);
+}
+// The largest value, NaN passed over; minus infinity when there is none.
+PACELINE_INLINE float Largest(const float* x, int64_t count) {
+  const F lowest = Set1(-__builtin_inff());
+  F largest = lowest;
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) largest = Max(Load(x + i), largest);
+  if (i < count) largest = Max(Select(FirstLanes(count - i), LoadPart(x + i, count - i), lowest), largest);
+  return TreeMax(largest);
+}

@@ -1,0 +1,275 @@
+// Activation codes and linears of one instruction set. NUMERICS: Activations, Integer linears, Float linears.
+// Included by one .cc file, inside its anonymous namespace.
+
+constexpr int64_t kRowChunk = 16;  // rows that a float panel keeps totals of
+
+// Largest magnitude of a group; NaN when an element is not finite.
+PACELINE_INLINE float GroupMax(const float* x, int64_t count) {
+  F largest = Zero();
+  uint32_t finite = 0xFFFF;
+  for (int64_t i = 0; i < count; i += 16) {
+    const F v = Abs(LoadUpTo(x + i, count - i));
+    finite &= Bits(Less(v, Set1(__builtin_inff())));
+    largest = Max(v, largest);
+  }
+  return finite == 0xFFFF ? TreeMax(largest) : __builtin_nanf("");
+}
+
+inline void QuantiseGroup(const float* x, int64_t count, float top, int16_t* codes, float* scale) {
+  const float largest = GroupMax(x, count);
+  if (!(largest >= kSmallestMax)) {
+    *scale = largest != largest ? largest : 0.0f;
+    for (int64_t i = 0; i < count; ++i) codes[i] = 0;
+    return;
+  }
+  *scale = largest / top;
+  const F s = Set1(*scale);
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) StoreLow16(codes + i, RoundToInt(Div(Load(x + i), s)));
+  if (i < count) {
+    int16_t last[16];
+    StoreLow16(last, RoundToInt(Div(LoadPart(x + i, count - i), s)));
+    for (int64_t j = 0; i + j < count; ++j) codes[i + j] = last[j];
+  }
+}
+
+void Quantise(ThreadPool& pool, const float* x, int32_t rows, int64_t width, ActivationContract contract,
+              int16_t* codes, float* scales) {
+  const float top = TopCode(contract);
+  const int64_t groups = ActivationGroups(width);
+  const int64_t per_part = 32;  // groups
+  pool.Run(Parts(rows * groups, per_part), [=](int64_t part) {
+    const int64_t end = Least((part + 1) * per_part, rows * groups);
+    for (int64_t i = part * per_part; i < end; ++i) {
+      const int64_t at = i / groups * width + i % groups * kActivationGroup;
+      QuantiseGroup(x + at, Least(kActivationGroup, width - i % groups * kActivationGroup), top, codes + at,
+                    scales + i);
+    }
+  });
+}
+
+// One row of codes as the dot products read them.
+struct PreparedRow {
+  const int32_t* codes;   // [octets][4]
+  const int32_t* prefix;  // [octets + 1], sums of the codes before an octet
+  const float* scales;    // [activation groups]
+};
+PACELINE_INLINE int64_t PreparedInts(int64_t octets) { return 5 * octets + 1; }
+
+// Fills `memory` of PreparedInts(octets of count).
+inline PreparedRow PrepareRow(const int16_t* codes, int64_t count, const float* scales, int32_t* memory) {
+  const int64_t octets = Parts(count, kOctet);
+  int32_t* prefix = memory + 4 * octets;
+  uint32_t sum = 0;
+  for (int64_t o = 0; o < octets; ++o) {
+    __m128i eight;
+    if ((o + 1) * kOctet <= count) {
+      eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + o * kOctet));
+    } else {
+      int16_t padded[8] = {};
+      for (int64_t i = o * kOctet; i < count; ++i) padded[i % kOctet] = codes[i];
+      eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(padded));
+    }
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(memory + 4 * o), PrepareCodes(eight));
+    const __m128i pairs = _mm_madd_epi16(eight, _mm_set1_epi16(1));
+    const __m128i two = _mm_add_epi32(pairs, _mm_shuffle_epi32(pairs, 0x4E));
+    const __m128i one = _mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1));
+    prefix[o] = static_cast<int32_t>(sum);
+    sum += static_cast<uint32_t>(_mm_cvtsi128_si32(one));
+  }
+  prefix[octets] = static_cast<int32_t>(sum);
+  return {memory, prefix, scales};
+}
+
+PACELINE_INLINE F ScalesAt(const Matrix& m, int64_t index) {
+  switch (m.scale_format) {
+    case ScaleFormat::kF16:
+      return LoadF16(static_cast<const uint16_t*>(m.scales) + index);
+    case ScaleFormat::kBF16:
+      return CastF(Shl<16>(LoadU16(static_cast<const uint16_t*>(m.scales) + index)));
+    default:
+      return Load(static_cast<const float*>(m.scales) + index);
+  }
+}
+
+// Terms [begin, end) of 16 outputs for R rows. The prepared rows start at the first octet and activation
+// group of the first term.
+template <bool int4, int R>
+PACELINE_INLINE void IntegerTile(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
+                                 const PreparedRow* rows, F* totals) {
+  const uint8_t* data = m.data + panel * m.panel_bytes;
+  const int32_t base = m.terms[begin].first_octet, base_group = m.terms[begin].activation_group;
+  for (int r = 0; r < R; ++r) totals[r] = Zero();
+  for (int32_t t = begin; t < end; ++t) {
+    const Term term = m.terms[t];
+    Dot dots[R];
+    for (int r = 0; r < R; ++r) dots[r] = {ZeroI(), ZeroI()};
+    const uint8_t* line = data + term.first_octet * int64_t{int4 ? 64 : 128};
+    const int64_t first = term.first_octet - base;
+    for (int64_t o = first; o < first + term.octets; ++o) {
+      const I raw = LoadI(line);
+      const Operand low = int4 ? Low4(raw) : Whole8(raw);
+      const Operand high = int4 ? High4(raw) : Whole8(LoadI(line + (int4 ? 0 : 64)));
+      line += int4 ? 64 : 128;
+      for (int r = 0; r < R; ++r) {
+        Accumulate(dots[r], low, rows[r].codes + 4 * o);
+        Accumulate(dots[r], high, rows[r].codes + 4 * o + 2);
+      }
+    }
+    const int64_t at = (panel * m.groups + term.group) * kLanes;
+    const I zero = m.zeros != nullptr ? LoadU8(m.zeros + at) : SetI(m.zero);
+    const F scale = ScalesAt(m, at);
+    for (int r = 0; r < R; ++r) {
+      const int32_t sum = static_cast<int32_t>(static_cast<uint32_t>(rows[r].prefix[first + term.octets]) -
+                                               static_cast<uint32_t>(rows[r].prefix[first]));
+      const I exact = SubI(Finish(dots[r]), MulI(zero, SetI(sum)));
+      const F product = Mul(scale, Set1(rows[r].scales[term.activation_group - base_group]));
+      totals[r] = Fma(ToFloat(exact), product, totals[r]);
+    }
+  }
+}
+
+// Calls `use(row, total)` with 16 outputs of every row.
+template <bool int4, class Use>
+PACELINE_INLINE void IntegerRows(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
+                                 const PreparedRow* rows, int64_t count, const Use& use) {
+  F totals[4];
+  int64_t row = 0;
+  for (; row + 4 <= count; row += 4) {
+    IntegerTile<int4, 4>(m, panel, begin, end, rows + row, totals);
+    for (int r = 0; r < 4; ++r) use(row + r, totals[r]);
+  }
+  if (row + 2 <= count) {
+    IntegerTile<int4, 2>(m, panel, begin, end, rows + row, totals);
+    for (int r = 0; r < 2; ++r) use(row + r, totals[r]);
+    row += 2;
+  }
+  if (row < count) {
+    IntegerTile<int4, 1>(m, panel, begin, end, rows + row, totals);
+    use(row, totals[0]);
+  }
+}
+template <class Use>
+PACELINE_INLINE void IntegerPanel(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
+                                  const PreparedRow* rows, int64_t count, const Use& use) {
+  if (m.format == WeightFormat::kInt4) {
+    IntegerRows<true>(m, panel, begin, end, rows, count, use);
+  } else {
+    IntegerRows<false>(m, panel, begin, end, rows, count, use);
+  }
+}
+
+// One block of at most 128 inputs for R rows and NV vectors of outputs, added to totals [R][64].
+template <class Element, int R, int NV>
+PACELINE_INLINE void FloatBlock(const uint8_t* w, int64_t count, const float* const* x, int64_t k,
+                                float scale, float* totals) {
+  F block[R][NV];
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < NV; ++v) block[r][v] = Zero();
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    F weights[NV];
+    for (int v = 0; v < NV; ++v) weights[v] = Element::At(w + (i * kFloatPanel + v * 16) * Element::kBytes);
+    for (int r = 0; r < R; ++r) {
+      const F input = Set1(x[r][k + i]);
+      for (int v = 0; v < NV; ++v) block[r][v] = Fma(weights[v], input, block[r][v]);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < NV; ++v) {
+      float* total = totals + r * kFloatPanel + v * 16;
+      Store(total, Fma(block[r][v], Set1(scale), Load(total)));
+    }
+  }
+}
+
+template <class Element, int R>
+PACELINE_INLINE void FloatRows(const uint8_t* w, int64_t count, const float* const* x, int64_t k, float scale,
+                               float* totals) {
+  constexpr int kVectors = FloatTile(R);
+  for (int v = 0; v < 4; v += kVectors)
+    FloatBlock<Element, R, kVectors>(w + v * 16 * Element::kBytes, count, x, k, scale, totals + v * 16);
+}
+
+// totals [rows][64] = inputs [begin, end) of one panel for at most kRowChunk rows; x[r] is indexed from
+// `begin`.
+template <class Element>
+void FloatPanelOf(const Matrix& m, int64_t panel, int64_t begin, int64_t end, const float* const* x,
+                  int64_t rows, float* totals) {
+  for (int64_t i = 0; i < rows * kFloatPanel; i += 16) Store(totals + i, Zero());
+  const uint8_t* data = m.data + panel * m.panel_bytes;
+  for (int64_t k = begin; k < end; k += kActivationGroup) {
+    const int64_t count = Least(kActivationGroup, end - k);
+    const float scale =
+        m.block_scales == nullptr ? 1.0f : m.block_scales[panel / 2 * m.column_blocks + k / kActivationGroup];
+    const uint8_t* w = data + k * kFloatPanel * Element::kBytes;
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4)
+      FloatRows<Element, 4>(w, count, x + r, k - begin, scale, totals + r * kFloatPanel);
+    if (r + 2 <= rows) {
+      FloatRows<Element, 2>(w, count, x + r, k - begin, scale, totals + r * kFloatPanel);
+      r += 2;
+    }
+    if (r < rows) FloatRows<Element, 1>(w, count, x + r, k - begin, scale, totals + r * kFloatPanel);
+  }
+}
+void FloatPanel(const Matrix& m, int64_t panel, int64_t begin, int64_t end, const float* const* x,
+                int64_t rows, float* totals) {
+  switch (m.format) {
+    case WeightFormat::kF32:
+      return FloatPanelOf<ElementF32>(m, panel, begin, end, x, rows, totals);
+    case WeightFormat::kF16:
+      return FloatPanelOf<ElementF16>(m, panel, begin, end, x, rows, totals);
+    case WeightFormat::kBF16:
+      return FloatPanelOf<ElementBf16>(m, panel, begin, end, x, rows, totals);
+    case WeightFormat::kFp8Block128:
+      return FloatPanelOf<ElementE4M3>(m, panel, begin, end, x, rows, totals);
+    default:
+      Broken("an integer matrix has no float panel");
+  }
+}
+
+void LinearForward(ThreadPool& pool, const Linear& linear, const Activations& x, float* y, int64_t stride) {
+  const Matrix& m = static_cast<const PackedLinear&>(linear).matrix.view;
+  Require(m.inputs == x.width, "linear: the rows' width is not the layer's inputs");
+  if (m.inputs == 0 || x.rows == 0) return;
+  const int64_t panels = m.panels();
+  if (!m.integer()) {
+    Require(x.values != nullptr, "linear: a float layer needs values");
+    pool.Run(panels, [&](int64_t panel) {
+      alignas(64) float totals[kRowChunk * kFloatPanel];
+      const int64_t left = m.outputs - panel * kFloatPanel;
+      for (int64_t first = 0; first < x.rows; first += kRowChunk) {
+        const int64_t rows = Least(kRowChunk, x.rows - first);
+        const float* inputs[kRowChunk];
+        for (int64_t r = 0; r < rows; ++r) inputs[r] = x.values + (first + r) * x.width;
+        FloatPanel(m, panel, 0, m.inputs, inputs, rows, totals);
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t v = 0; v < kFloatPanel && v < left; v += 16)
+            StoreUpTo(y + (first + r) * stride + panel * kFloatPanel + v, Load(totals + r * kFloatPanel + v),
+                      left - v);
+        }
+      }
+    });
+    return;
+  }
+  Require(x.codes != nullptr && x.scales != nullptr, "linear: an integer layer needs codes");
+  const int64_t groups = ActivationGroups(x.width);
+  const int64_t ints = PreparedInts(m.octets());
+  uint8_t* scratch =
+      static_cast<uint8_t*>(Scratch(x.rows * (ints * 4 + static_cast<int64_t>(sizeof(PreparedRow))) + 64));
+  PreparedRow* rows = reinterpret_cast<PreparedRow*>(scratch);
+  int32_t* memory = reinterpret_cast<int32_t*>(rows + x.rows);
+  pool.Run(x.rows, [&](int64_t r) {
+    rows[r] = PrepareRow(x.codes + r * x.width, x.width, x.scales + r * groups, memory + r * ints);
+  });
+  const int64_t per_part = 4;  // panels: 64 outputs
+  pool.Run(Parts(panels, per_part), [&](int64_t part) {
+    for (int64_t panel = part * per_part; panel < Least(panels, (part + 1) * per_part); ++panel) {
+      const int64_t left = m.outputs - panel * kLanes;
+      float* to = y + panel * kLanes;
+      IntegerPanel(m, panel, 0, m.first_term[groups], rows, x.rows,
+                   [=](int64_t r, F total) { StoreUpTo(to + r * stride, total, left); });
+    }
+  });
+}

@@ -1,0 +1,92 @@
+// How the cpu backend keeps weights: one layout for every instruction set, written once at load. Views are
+// plain data, so that the files of one instruction set instantiate nothing that the linker could share.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/kernels.h"
+
+namespace paceline::kernels::cpu {
+
+inline constexpr int64_t kOctet = 8;        // inputs per step of an integer panel
+inline constexpr int64_t kLanes = 16;       // outputs of an integer panel
+inline constexpr int64_t kFloatPanel = 64;  // outputs of a float panel
+
+enum class ScaleFormat : uint8_t { kF32, kF16, kBF16 };  // the narrowest that holds every scale exactly
+
+// The overlap of a weight group and an activation group. Starts at a multiple of 8 inputs.
+struct Term {
+  int32_t first_octet;
+  int32_t octets;
+  int32_t group;             // of the weights, relative to the slice
+  int32_t activation_group;  // relative to the slice
+};
+
+struct Matrix {
+  WeightFormat format = WeightFormat::kF32;
+  int64_t outputs = 0;
+  int64_t inputs = 0;
+  // INT4: [panels of 16][octets][16 outputs][4 bytes]; byte j holds input j in the low nibble, 4 + j in the
+  // high one. INT8: [panels of 16][octets][2][16 outputs][4 bytes], code + 128. Float: [panels of
+  // 64][inputs][64] elements. The last panel and octet are filled up with zero bytes.
+  const uint8_t* data = nullptr;
+  int64_t panel_bytes = 0;
+  const void* scales = nullptr;    // integer: [panels][groups][16] of scale_format
+  const uint8_t* zeros = nullptr;  // INT4 with zeros: [panels][groups][16]; else null
+  int32_t zero = 0;                // of every code when zeros is null: 8 or 128
+  ScaleFormat scale_format = ScaleFormat::kF32;
+  int64_t groups = 0;
+  const Term* terms = nullptr;          // ascending
+  const int32_t* first_term = nullptr;  // [activation groups + 1]
+  const float* block_scales = nullptr;  // FP8: [row blocks of 128][column blocks]
+  int64_t column_blocks = 0;
+
+  bool integer() const { return format == WeightFormat::kInt4 || format == WeightFormat::kInt8; }
+  int64_t panel_width() const { return integer() ? kLanes : kFloatPanel; }
+  int64_t panels() const { return (outputs + panel_width() - 1) / panel_width(); }
+  int64_t octets() const { return (inputs + kOctet - 1) / kOctet; }
+};
+
+// Memory of one packed matrix, 64-byte aligned, on huge pages where the system gives them.
+class Storage {
+ public:
+  Storage() = default;
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+  uint8_t* Allocate(int64_t bytes);
+
+ private:
+  void* memory_ = nullptr;
+};
+
+struct PackedMatrix {
+  Matrix view;
+  Storage data, scales, zeros, terms, first_term, block_scales;
+  int64_t bytes = 0;
+};
+
+struct PackedLinear final : Linear {
+  ~PackedLinear() override;
+  PackedMatrix matrix;
+};
+
+struct PackedExpert final : Expert {
+  ~PackedExpert() override;
+  PackedMatrix gate, up, down;
+};
+
+// Unimplemented: an integer format whose groups do not start at multiples of 8 inputs.
+absl::StatusOr<std::unique_ptr<Linear>> PackLinear(PlainLinear plain);
+absl::StatusOr<std::unique_ptr<Expert>> PackExpert(PlainExpert plain);
+
+// Scratch of the calling thread for ops without a workspace: valid until its next call, grows only.
+void* Scratch(int64_t bytes);
+// Aborts with `what`: CHECK without templates that two instruction sets would share.
+[[noreturn]] void Broken(const char* what);
+
+const KernelTable& Avx2Kernels();
+const KernelTable& Avx512Kernels();
+const KernelTable& VnniKernels();
+
+}  // namespace paceline::kernels::cpu

@@ -1,0 +1,163 @@
+// Sixteen fp32 lanes as one AVX-512 register; PACELINE_VNNI chooses the dot product of bytes. Included by one
+// .cc file, inside its anonymous namespace: no symbol of it may be shared with another instruction set.
+
+#define PACELINE_INLINE inline __attribute__((always_inline))
+
+using F = __m512;
+using I = __m512i;
+using M = __mmask16;
+
+PACELINE_INLINE F Set1(float x) { return _mm512_set1_ps(x); }
+PACELINE_INLINE F Zero() { return _mm512_setzero_ps(); }
+PACELINE_INLINE I SetI(int32_t x) { return _mm512_set1_epi32(x); }
+PACELINE_INLINE I ZeroI() { return _mm512_setzero_si512(); }
+PACELINE_INLINE F Load(const float* p) { return _mm512_loadu_ps(p); }
+PACELINE_INLINE void Store(float* p, F x) { _mm512_storeu_ps(p, x); }
+PACELINE_INLINE I LoadI(const void* p) { return _mm512_loadu_si512(p); }
+// The first `count` lanes.
+PACELINE_INLINE M FirstLanes(int64_t count) {
+  return count >= 16 ? M{0xFFFF} : static_cast<M>((1u << count) - 1);
+}
+PACELINE_INLINE F LoadPart(const float* p, int64_t count) {
+  return _mm512_maskz_loadu_ps(FirstLanes(count), p);
+}
+PACELINE_INLINE void StorePart(float* p, F x, int64_t count) {
+  _mm512_mask_storeu_ps(p, FirstLanes(count), x);
+}
+PACELINE_INLINE F Add(F x, F y) { return _mm512_add_ps(x, y); }
+PACELINE_INLINE F Sub(F x, F y) { return _mm512_sub_ps(x, y); }
+PACELINE_INLINE F Mul(F x, F y) { return _mm512_mul_ps(x, y); }
+PACELINE_INLINE F Div(F x, F y) { return _mm512_div_ps(x, y); }
+PACELINE_INLINE F Fma(F x, F y, F z) { return _mm512_fmadd_ps(x, y, z); }
+// x > y ? x : y, so y where one is NaN; and x < y ? x : y.
+PACELINE_INLINE F Max(F x, F y) { return _mm512_max_ps(x, y); }
+PACELINE_INLINE F Min(F x, F y) { return _mm512_min_ps(x, y); }
+PACELINE_INLINE F CastF(I x) { return _mm512_castsi512_ps(x); }
+PACELINE_INLINE I CastI(F x) { return _mm512_castps_si512(x); }
+PACELINE_INLINE F ToFloat(I x) { return _mm512_cvtepi32_ps(x); }
+PACELINE_INLINE I AddI(I x, I y) { return _mm512_add_epi32(x, y); }
+PACELINE_INLINE I SubI(I x, I y) { return _mm512_sub_epi32(x, y); }
+PACELINE_INLINE I MulI(I x, I y) { return _mm512_mullo_epi32(x, y); }
+PACELINE_INLINE I And(I x, I y) { return _mm512_and_si512(x, y); }
+PACELINE_INLINE I Or(I x, I y) { return _mm512_or_si512(x, y); }
+PACELINE_INLINE I Xor(I x, I y) { return _mm512_xor_si512(x, y); }
+template <int n>
+PACELINE_INLINE I Shl(I x) {
+  return _mm512_slli_epi32(x, n);
+}
+template <int n>
+PACELINE_INLINE I Shr(I x) {
+  return _mm512_srli_epi32(x, n);
+}
+template <int n>
+PACELINE_INLINE I Sra(I x) {
+  return _mm512_srai_epi32(x, n);
+}
+PACELINE_INLINE M LessI(I x, I y) { return _mm512_cmplt_epi32_mask(x, y); }
+PACELINE_INLINE M EqualI(I x, I y) { return _mm512_cmpeq_epi32_mask(x, y); }
+// Ordered: false where one is NaN.
+PACELINE_INLINE M Less(F x, F y) { return _mm512_cmp_ps_mask(x, y, _CMP_LT_OQ); }
+PACELINE_INLINE M Equal(F x, F y) { return _mm512_cmp_ps_mask(x, y, _CMP_EQ_OQ); }
+PACELINE_INLINE F Select(M m, F x, F y) { return _mm512_mask_blend_ps(m, y, x); }
+PACELINE_INLINE I SelectI(M m, I x, I y) { return _mm512_mask_blend_epi32(m, y, x); }
+PACELINE_INLINE uint32_t Bits(M m) { return m; }
+PACELINE_INLINE float FirstOf(F x) { return _mm512_cvtss_f32(x); }
+
+// The tree of NUMERICS, Row sums: lane i takes lane i + 8, then i + 4, i + 2, i + 1.
+PACELINE_INLINE float Tree(F x) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+PACELINE_INLINE float TreeMax(F x) {
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+PACELINE_INLINE I LoadU8(const uint8_t* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+PACELINE_INLINE I LoadU16(const uint16_t* p) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+PACELINE_INLINE F LoadF16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+// Lane i from p[i * stride].
+PACELINE_INLINE F Gather(const float* p, int32_t stride) {
+  const I lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_i32gather_ps(_mm512_mullo_epi32(lanes, _mm512_set1_epi32(stride)), p, 4);
+}
+// The low 16 bits of every lane.
+PACELINE_INLINE void StoreLow16(void* p, I x) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x));
+}
+// Nearest even; the values fit.
+PACELINE_INLINE I RoundToInt(F x) { return _mm512_cvtps_epi32(x); }
+
+// Operands of 16 outputs x 4 inputs, and their products with one row's prepared codes.
+struct Dot {
+  I a, b;
+};
+#if PACELINE_VNNI
+using Operand = I;  // unsigned bytes
+PACELINE_INLINE Operand Low4(I line) { return And(line, SetI(0x0F0F0F0F)); }
+PACELINE_INLINE Operand High4(I line) { return And(Shr<4>(line), SetI(0x0F0F0F0F)); }
+PACELINE_INLINE Operand Whole8(I line) { return line; }
+PACELINE_INLINE void Accumulate(Dot& dot, Operand w, const int32_t* codes) {
+  dot.a = _mm512_dpbusd_epi32(dot.a, w, SetI(codes[0]));  // high plane
+  dot.b = _mm512_dpbusd_epi32(dot.b, w, SetI(codes[1]));  // low plane
+}
+PACELINE_INLINE I Finish(const Dot& dot) { return AddI(Shl<8>(dot.a), dot.b); }
+// Eight codes for Accumulate: high bytes 0..3, low bytes 0..3, high 4..7, low 4..7. The low plane is the
+// signed low byte, the high plane what is left, divided by 256.
+PACELINE_INLINE __m128i PrepareCodes(__m128i codes) {
+  const __m128i low = _mm_srai_epi16(_mm_slli_epi16(codes, 8), 8);
+  const __m128i high = _mm_srai_epi16(_mm_sub_epi16(codes, low), 8);
+  return _mm_shuffle_epi32(_mm_packs_epi16(high, low), 0xD8);
+}
+#else
+struct Operand {
+  I even, odd;  // inputs 0 and 2, 1 and 3, as int16
+};
+PACELINE_INLINE Operand Low4(I line) {
+  const I mask = SetI(0x000F000F);
+  return {And(line, mask), And(Shr<8>(line), mask)};
+}
+PACELINE_INLINE Operand High4(I line) { return Low4(Shr<4>(line)); }
+PACELINE_INLINE Operand Whole8(I line) {
+  const I mask = SetI(0x00FF00FF);
+  return {And(line, mask), And(Shr<8>(line), mask)};
+}
+PACELINE_INLINE void Accumulate(Dot& dot, const Operand& w, const int32_t* codes) {
+  dot.a = AddI(dot.a, _mm512_madd_epi16(w.even, SetI(codes[0])));
+  dot.b = AddI(dot.b, _mm512_madd_epi16(w.odd, SetI(codes[1])));
+}
+PACELINE_INLINE I Finish(const Dot& dot) { return AddI(dot.a, dot.b); }
+// Eight codes for Accumulate: (0, 2), (1, 3), (4, 6), (5, 7).
+PACELINE_INLINE __m128i PrepareCodes(__m128i codes) {
+  return _mm_shuffle_epi8(codes, _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+}
+#endif
+
+// sums[i] += rne(x_i * 2^32).
+PACELINE_INLINE void AddFixed(int64_t* sums, F x) {
+  const __m256 halves[2] = {_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)};
+  for (int i = 0; i < 2; ++i) {
+    const __m512d scaled = _mm512_mul_pd(_mm512_cvtps_pd(halves[i]), _mm512_set1_pd(0x1p32));
+    int64_t* to = sums + 8 * i;
+    _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), _mm512_cvtpd_epi64(scaled)));
+  }
+}
+// int64 rounded once to fp32.
+PACELINE_INLINE F FromFixed(const int64_t* p) {
+  const __m256 low = _mm512_cvtepi64_ps(_mm512_loadu_si512(p));
+  const __m256 high = _mm512_cvtepi64_ps(_mm512_loadu_si512(p + 8));
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+
+// Vectors of 16 outputs that a float tile of `rows` rows keeps in registers.
+constexpr int FloatTile(int) { return 4; }

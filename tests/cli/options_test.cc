@@ -1,0 +1,178 @@
+// Command lines and their environment twins, as people and scripts write them.
+#include "cli/options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <map>
+
+namespace paceline::cli {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class OptionsTest : public ::testing::Test {
+ protected:
+  ~OptionsTest() override {
+    for (const auto& name : set_) unsetenv(name.c_str());
+  }
+  void SetEnv(const std::string& name, const std::string& value) {
+    setenv(name.c_str(), value.c_str(), 1);
+    set_.push_back(name);
+  }
+  static Parsed Parse(std::vector<std::string> words) {
+    words.insert(words.begin(), "paceline");
+    std::vector<const char*> argv;
+    for (const std::string& word : words) argv.push_back(word.c_str());
+    return ParseCommandLine(static_cast<int>(argv.size()), argv.data());
+  }
+  template <class T>
+  static T Get(const std::vector<std::string>& words) {
+    const Parsed parsed = Parse(words);
+    EXPECT_TRUE(parsed.invocation.has_value()) << parsed.err;
+    if (!parsed.invocation || !std::holds_alternative<T>(*parsed.invocation)) return T{};
+    return std::get<T>(*parsed.invocation);
+  }
+  static void ExpectUsageError(const std::vector<std::string>& words,
+                               const std::vector<std::string>& contains) {
+    const Parsed parsed = Parse(words);
+    EXPECT_FALSE(parsed.invocation.has_value());
+    EXPECT_EQ(parsed.exit_status, 2);
+    EXPECT_EQ(parsed.out, "");
+    for (const std::string& part : contains) EXPECT_THAT(parsed.err, HasSubstr(part));
+  }
+
+ private:
+  std::vector<std::string> set_;
+};
+
+TEST_F(OptionsTest, ServeHasTheDefaultsOfTheContract) {
+  const auto serve = Get<ServeOptions>({"serve", "model-dir"});
+  EXPECT_EQ(serve.head.model, "model-dir");
+  EXPECT_EQ(serve.host, "127.0.0.1");
+  EXPECT_EQ(serve.http_port, 8000);
+  EXPECT_EQ(serve.grpc_port, 50051);
+  EXPECT_EQ(serve.join_port, 7400);
+  EXPECT_EQ(serve.nodes, 1);
+  EXPECT_EQ(serve.head.cluster.link, "tcp");
+  EXPECT_EQ(serve.head.cluster.placement, "contiguous");
+  EXPECT_EQ(serve.head.compute.backend, "cpu");
+  EXPECT_EQ(serve.head.options.draft, "auto");
+  EXPECT_FALSE(serve.head.cluster.head_split);
+}
+
+TEST_F(OptionsTest, NodesFollowLocalWorkers) {
+  EXPECT_EQ(Get<ServeOptions>({"serve", "m", "--local-workers", "2"}).nodes, 3);
+  EXPECT_EQ(Get<ServeOptions>({"serve", "m", "--local-workers", "2", "--nodes", "5"}).nodes, 5);
+  ExpectUsageError({"serve", "m", "--local-workers", "2", "--nodes", "2"},
+                   {"CFG-002", "--nodes", "at least", "3"});
+}
+
+TEST_F(OptionsTest, AFlagWinsOverItsEnvironmentTwinAndTheTwinOverTheDefault) {
+  SetEnv("PACELINE_GRPC_PORT", "1234");
+  SetEnv("PACELINE_HEAD_SPLIT", "true");
+  SetEnv("PACELINE_BACKEND", "reference");
+  const auto from_environment = Get<ServeOptions>({"serve", "m"});
+  EXPECT_EQ(from_environment.grpc_port, 1234);
+  EXPECT_TRUE(from_environment.head.cluster.head_split);
+  EXPECT_EQ(from_environment.head.compute.backend, "reference");
+  EXPECT_EQ(Get<ServeOptions>({"serve", "m", "--grpc-port", "0"}).grpc_port, 0);
+}
+
+TEST_F(OptionsTest, TheLastOfTwoWins) {
+  EXPECT_EQ(Get<ServeOptions>({"serve", "m", "--link", "tcp", "--link", "ucx"}).head.cluster.link, "ucx");
+}
+
+TEST_F(OptionsTest, ABadTwinIsAUsageErrorToo) {
+  SetEnv("PACELINE_GRPC_PORT", "many");
+  ExpectUsageError({"serve", "m"}, {"65535", "many"});
+}
+
+TEST_F(OptionsTest, BadValuesAreNamed) {
+  ExpectUsageError({"serve", "m", "--link", "pigeon"}, {"--link", "loopback|tcp|ucx|nccl", "pigeon"});
+  ExpectUsageError({"serve", "m", "--threads", "0"}, {"--threads", "0"});
+  ExpectUsageError({"serve", "m", "--draft", "much"}, {"--draft", "auto, off", "much"});
+  ExpectUsageError({"generate", "m", "--prompt", "x", "--top-p", "1.5"}, {"--top-p", "1.5"});
+  ExpectUsageError({"worker", "--join", "nowhere", "--model", "m"}, {"--join", "HOST:PORT", "nowhere"});
+  ExpectUsageError({"serve"}, {"model is required", "paceline serve --help"});
+}
+
+TEST_F(OptionsTest, UnknownWordsAreAnsweredWithTheNearestKnownOne) {
+  ExpectUsageError({"serve", "m", "--local-worker", "2"},
+                   {"unknown flag --local-worker", "did you mean --local-workers?"});
+  ExpectUsageError({"genrate", "m"}, {"genrate", "did you mean generate?"});
+  ExpectUsageError({}, {"paceline --help"});
+}
+
+TEST_F(OptionsTest, OnePromptExactly) {
+  const auto generate = Get<GenerateOptions>(
+      {"generate", "m", "--prompt", "", "--temperature", "0", "--seed", "18446744073709551615"});
+  ASSERT_TRUE(generate.prompt.text.has_value());
+  EXPECT_EQ(*generate.prompt.text, "");
+  EXPECT_EQ(generate.sampling.temperature, 0.0);
+  EXPECT_EQ(generate.sampling.seed, 18446744073709551615u);
+  EXPECT_FALSE(generate.sampling.top_p.has_value());
+  EXPECT_FALSE(generate.max_tokens.has_value());
+  ExpectUsageError({"generate", "m"}, {"--prompt-tokens-json"});
+  ExpectUsageError({"generate", "m", "--prompt", "a", "--prompt-file", "b"}, {"not several"});
+}
+
+TEST_F(OptionsTest, EveryCommandOfTheContractIsThere) {
+  const auto worker = Get<WorkerOptions>(
+      {"worker", "--join", "head:7400", "--model", "m", "--name", "box", "--threads", "3"});
+  EXPECT_EQ(worker.join, "head:7400");
+  EXPECT_EQ(worker.name, "box");
+  EXPECT_EQ(worker.compute.threads, 3);
+  const auto score =
+      Get<ScoreOptions>({"score", "m", "--tokens-json", "f", "--top", "5", "--json", "--kv-dtype", "fp32",
+                         "--local-workers", "2", "--placement", "sliced"});
+  EXPECT_EQ(score.top, 5);
+  EXPECT_TRUE(score.json);
+  EXPECT_EQ(score.head.options.kv_dtype, "fp32");
+  EXPECT_EQ(score.head.cluster.placement, "sliced");
+  EXPECT_EQ(Get<ScoreOptions>({"score", "m", "--tokens-json", "f", "--drafts", "4"}).drafts, 4);
+  const auto verify = Get<VerifyOptions>({"verify", "m"});
+  EXPECT_EQ(verify.head.cluster.local_workers, 1);
+  EXPECT_EQ(verify.max_tokens, 64);
+  EXPECT_EQ(verify.head.options.draft, "4");
+  EXPECT_EQ(Get<BenchStepOptions>({"bench", "step", "m", "--rows", "1,4"}).rows, (std::vector<int>{1, 4}));
+  EXPECT_FALSE(
+      Get<TokenizeOptions>({"tokenize", "m", "--text-file", "f", "--no-parse-special"}).parse_special);
+  EXPECT_EQ(Get<TokenizeOptions>({"tokenize", "m", "--decode-json", "f", "--json"}).decode_json, "f");
+  EXPECT_EQ(Get<StatusOptions>({"status"}).url, "grpc://127.0.0.1:50051");
+  EXPECT_TRUE(Get<StatusOptions>({"status", "grpc://h:1", "--json"}).json);
+  const auto synth = Get<SynthOptions>({"synth", "out", "--like", "Qwen3.5-122B-A10B", "--layers", "4"});
+  EXPECT_EQ(synth.format, "hybrid");
+  EXPECT_EQ(synth.layers, 4);
+}
+
+TEST_F(OptionsTest, HelpAndVersionGoToStdoutWithStatusZero) {
+  for (const std::vector<std::string>& command : {std::vector<std::string>{},
+                                                  {"serve"},
+                                                  {"worker"},
+                                                  {"generate"},
+                                                  {"score"},
+                                                  {"verify"},
+                                                  {"bench"},
+                                                  {"bench", "step"},
+                                                  {"tokenize"},
+                                                  {"status"},
+                                                  {"synth"}}) {
+    std::vector<std::string> words = command;
+    words.push_back("--help");
+    const Parsed parsed = Parse(words);
+    EXPECT_FALSE(parsed.invocation.has_value());
+    EXPECT_EQ(parsed.exit_status, 0);
+    EXPECT_EQ(parsed.err, "");
+    EXPECT_THAT(parsed.out, HasSubstr(command.empty() ? "serve" : command.back()));
+  }
+  EXPECT_THAT(Parse({"serve", "--help"}).out,
+              AllOf(HasSubstr("--join-port"), HasSubstr("--simulate-link"), HasSubstr("PACELINE_GRPC_PORT")));
+  EXPECT_THAT(Parse({"bench", "step", "--help"}).out, HasSubstr("Usage: paceline bench step"));
+  EXPECT_THAT(Parse({"--version"}).out, HasSubstr("paceline 0."));
+}
+
+}  // namespace
+}  // namespace paceline::cli
