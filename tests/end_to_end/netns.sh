@@ -15,6 +15,13 @@ case $1 in
       ip -n "$prefix-$i" addr add "10.88.0.$i/24" dev eth0
       ip -n "$prefix-$i" link set eth0 up
     done
+    # The kernel reports a new cable up to a second late, and UCX takes no device before that.
+    for i in 1 2; do
+      for _ in $(seq 100); do
+        ip -n "$prefix-$i" link show eth0 | grep -q 'state UP' && break
+        sleep 0.05
+      done
+    done
     ;;
   down)
     for i in 1 2; do

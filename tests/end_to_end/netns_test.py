@@ -14,7 +14,7 @@ PREFIX = f"pl{os.getpid()}"
 HEAD, WORKER = f"{PREFIX}-1", f"{PREFIX}-2"
 HEAD_ADDRESS = "10.88.0.1"
 # Between namespaces of one machine UCX would take shared memory, which no two machines have.
-UCX = {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth0", "UCX_WARN_UNUSED_ENV_VARS": "n"}
+UCX = {"UCX_TLS": "tcp", "UCX_WARN_UNUSED_ENV_VARS": "n"}
 
 
 def ucx_is_built():
@@ -26,11 +26,11 @@ def ucx_is_built():
 class TwoHosts(harness.TestCase):
     def same_tokens(self, link, env):
         alone = cli_generate(None, "--max-tokens", 32, "--temperature", 0)["token_ids"]
-        for placement in ("contiguous", "sliced"):
+        for port, placement in ((7400, "contiguous"), (7401, "sliced")):
             with self.subTest(placement=placement):
                 head = self.start(Head, "--nodes", 2, "--host", HEAD_ADDRESS, "--link", link, "--insecure-links",
-                                  "--placement", placement, netns=HEAD, env=env, join_port=7400)
-                worker = self.start(Worker, f"{HEAD_ADDRESS}:7400", netns=WORKER, env=env)
+                                  "--placement", placement, netns=HEAD, env=env, join_port=port)
+                worker = self.start(Worker, f"{HEAD_ADDRESS}:{port}", netns=WORKER, env=env)
                 head.wait_ready()
                 there = cli_generate(None, "--max-tokens", 32, "--temperature", 0, target=f"grpc://{head.grpc}", netns=HEAD)
                 self.assertEqual(there["token_ids"], alone)
@@ -50,7 +50,7 @@ class TwoHosts(harness.TestCase):
         self.same_tokens("ucx", UCX)
 
     def test_plain_links_off_the_machine_are_refused(self):
-        head = self.start(Head, "--nodes", 2, "--host", HEAD_ADDRESS, netns=HEAD, join_port=7401)
+        head = self.start(Head, "--nodes", 2, "--host", HEAD_ADDRESS, netns=HEAD, join_port=7402)
         self.assertEqual(head.wait(), 6, head.stderr)
         self.assertIn("NET-003", head.stderr)
         self.assertIn("--insecure-links", head.stderr)
