@@ -53,7 +53,8 @@ class Workspace {
   // Gives back, at its end, everything taken since its start.
   class Scope {
    public:
-    explicit Scope(Workspace& workspace) : workspace_(workspace), chunk_(workspace.chunk_), used_(workspace.used_) {}
+    explicit Scope(Workspace& workspace)
+        : workspace_(workspace), chunk_(workspace.chunk_), used_(workspace.used_) {}
     ~Scope() {
       workspace_.chunk_ = chunk_;
       workspace_.used_ = used_;

@@ -21,7 +21,8 @@ std::vector<LayerShape> PlacementShape(const Checkpoint& checkpoint) {
       bytes += facts->stored_bytes;
     }
     const int64_t columns = std::min<int64_t>(kGroupColumns, config.expert_columns);
-    shapes[i] = {config.experts, GroupsOf(config.expert_columns), bytes * columns / config.expert_columns, config.expert_columns};
+    shapes[i] = {config.experts, GroupsOf(config.expert_columns), bytes * columns / config.expert_columns,
+                 config.expert_columns};
   }
   return shapes;
 }

@@ -1,5 +1,5 @@
 // Writing small checkpoints.
-#include "checkpoint_files.h"
+#include "tests/model/checkpoint_files.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

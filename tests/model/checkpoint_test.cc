@@ -9,8 +9,8 @@
 #include <cstring>
 #include <limits>
 
-#include "checkpoint_files.h"
 #include "model/placement_shape.h"
+#include "tests/model/checkpoint_files.h"
 
 namespace paceline {
 namespace {

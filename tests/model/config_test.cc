@@ -5,7 +5,7 @@
 
 #include <functional>
 
-#include "checkpoint_files.h"
+#include "tests/model/checkpoint_files.h"
 
 namespace paceline {
 namespace {

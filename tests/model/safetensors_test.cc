@@ -7,8 +7,8 @@
 #include <cstring>
 #include <fstream>
 
-#include "checkpoint_files.h"
 #include "model/checkpoint.h"
+#include "tests/model/checkpoint_files.h"
 
 namespace paceline {
 namespace {

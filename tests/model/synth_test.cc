@@ -9,11 +9,11 @@
 #include <cmath>
 #include <filesystem>
 
-#include "checkpoint_files.h"
 #include "model/checkpoint.h"
 #include "model/float_bits.h"
 #include "model/placement_shape.h"
 #include "model/synth_plan.h"
+#include "tests/model/checkpoint_files.h"
 
 namespace paceline {
 namespace {
