@@ -23,6 +23,17 @@ TEST(ThreadPool, EveryPartRunsExactlyOnceUnderStress) {
   }
 }
 
+// A helper that leaves a short Run late must not take a part of the long one that follows.
+TEST(ThreadPool, ShortRunsBetweenLongOnes) {
+  ThreadPool pool(4);
+  std::vector<std::atomic<int>> runs(64);
+  for (int round = 0; round < 100000; ++round) {
+    const int64_t parts = round % 2 == 0 ? 2 : 64;
+    pool.Run(parts, [&](int64_t part) { runs[part].fetch_add(1, std::memory_order_relaxed); });
+    for (int64_t part = 0; part < parts; ++part) ASSERT_EQ(runs[part].exchange(0), 1) << round;
+  }
+}
+
 // A pause longer than the helpers' spin puts them to sleep: the next Run has to wake them. The two parts wait
 // for each other, so a helper that stays asleep would hang the test.
 TEST(ThreadPool, SleepingHelpersWakeUp) {
