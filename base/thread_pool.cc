@@ -40,9 +40,12 @@ void ThreadPool::RunParts(int64_t parts, Function function, const void* context)
   }
   CHECK_LT(parts, int64_t{1} << 31);
   const uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;
+  // Seals the old word first: a late helper that holds its last part number and already reads the new
+  // parts_ would otherwise take a part that neither Run has.
+  next_.store(uint64_t{generation} << 32 | 0xFFFFFFFFu, std::memory_order_relaxed);
   function_ = function;
   context_ = context;
-  parts_.store(parts, std::memory_order_relaxed);
+  parts_.store(parts, std::memory_order_release);
   done_.store(0, std::memory_order_relaxed);
   next_.store(uint64_t{generation} << 32, std::memory_order_release);
   // seq_cst pairs with the sleeper's increment-then-check: either it sees the new generation or we see it
@@ -65,8 +68,8 @@ void ThreadPool::Drain(uint32_t generation) {
   uint64_t word = next_.load(std::memory_order_acquire);
   while (word >> 32 == generation) {
     const int64_t part = static_cast<int64_t>(word & 0xFFFFFFFFu);
-    // parts_ may belong to a newer Run here; the exchange below then fails.
-    const int64_t parts = parts_.load(std::memory_order_relaxed);
+    // parts_ may belong to a newer Run here; that one has sealed next_ before, so the exchange below fails.
+    const int64_t parts = parts_.load(std::memory_order_acquire);
     if (part >= parts) return;
     if (!next_.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel, std::memory_order_acquire))
       continue;

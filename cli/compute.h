@@ -52,6 +52,8 @@ TrunkInfo InfoBeforeLoading(const TrunkRequest& request, const std::string& name
 
 // This machine's name, and the build in words for logs.
 std::string HostName();
+// The processor as the system names it.
+std::string CpuName();
 std::string BuildText();
 // Physical memory, bytes.
 int64_t MachineMemory();

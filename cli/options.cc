@@ -326,11 +326,14 @@ void AddVerify(CLI::App* app, VerifyOptions& verify) {
 
 void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   AddHead(app, bench.head, "Directory of a checkpoint", true);
-  Group(app, "Measuring")
-      .Add("rows", bench.rows, "Rows per step, comma separated")
+  Group measuring(app, "Measuring");
+  measuring.Add("rows", bench.rows, "Rows per step, comma separated")
       ->delimiter(',')
       ->check(Whole(1, 65536))
       ->option_text("N,N,..");
+  measuring.AddDefault("prefill", bench.prefill, "Tokens of a prompt to measure; 0: none")
+      ->check(Whole(0, 1 << 20))
+      ->option_text("N [512]");
   AddJson(app, bench.json);
 }
 

@@ -112,6 +112,7 @@ struct VerifyOptions {
 struct BenchStepOptions {
   HeadOptions head;
   std::vector<int> rows;  // per step; empty: the bench's own list
+  int prefill = 512;      // tokens of the prompt that is measured; 0: none
   bool json = false;
 };
 

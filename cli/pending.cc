@@ -15,6 +15,5 @@ int Pending(const char* command) {
 }  // namespace
 
 int Run(const VerifyOptions&) { return Pending("verify"); }
-int Run(const BenchStepOptions&) { return Pending("bench step"); }
 
 }  // namespace paceline::cli

@@ -12,7 +12,7 @@
 namespace paceline {
 namespace {
 
-constexpr int64_t kHeadRowsUnit = 64;
+constexpr int64_t kHeadRowsUnit = 128;
 
 // The share of rank `rank` when `items` are dealt over `ranks`, the first ones taking what is left over.
 struct Share {

@@ -91,7 +91,8 @@ absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Run(const Checkpoint& 
 
 absl::Status ExpertStore::Compute(LayerId layer, const kernels::Activations& x, std::span<const Route> routes,
                                   kernels::ActivationContract contract, ThreadPool& pool,
-                                  kernels::Workspace& workspace, int64_t* sums, uint8_t* row_errors) const {
+                                  kernels::Workspace& workspace, int64_t* sums, uint8_t* row_errors,
+                                  int64_t* touched_bytes) const {
   if (routes.empty()) return absl::OkStatus();
   if (layer.value() < 0 || static_cast<size_t>(layer.value()) >= layers_.size()) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -144,6 +145,9 @@ absl::Status ExpertStore::Compute(LayerId layer, const kernels::Activations& x, 
         new (&tasks[at++]) kernels::ExpertTask{
             &slice, first_group, groups, {rows + begin, end - begin}, {weights + begin, end - begin}};
       }));
+  if (touched_bytes != nullptr) {
+    for (int64_t i = 0; i < count; ++i) *touched_bytes += tasks[i].expert->bytes * tasks[i].groups / tasks[i].expert->groups;
+  }
   table_->experts(pool, workspace, x, {tasks, static_cast<size_t>(count)}, contract, sums, row_errors);
   return absl::OkStatus();
 }

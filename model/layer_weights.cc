@@ -26,12 +26,13 @@ namespace {
 
 class LayerLoader {
  public:
-  LayerLoader(const Checkpoint& checkpoint, const kernels::KernelTable& table, LayerWeights& layer)
-      : checkpoint_(checkpoint), table_(table), layer_(layer) {}
+  LayerLoader(const Checkpoint& checkpoint, const kernels::KernelTable& table, int64_t* bytes)
+      : checkpoint_(checkpoint), table_(table), bytes_(bytes) {}
 
+  void CountInto(int64_t* bytes) { bytes_ = bytes; }
   absl::Status Linear(const std::string& name, LinearPtr& to) {
     ASSIGN_OR_RETURN(to, LoadLinear(checkpoint_, name, table_));
-    layer_.bytes += to->bytes;
+    *bytes_ += to->bytes;
     return absl::OkStatus();
   }
   absl::Status Vector(const std::string& name, std::vector<float>& to) {
@@ -47,7 +48,7 @@ class LayerLoader {
  private:
   const Checkpoint& checkpoint_;
   const kernels::KernelTable& table_;
-  LayerWeights& layer_;
+  int64_t* bytes_;  // where what is loaded is counted
 };
 
 }  // namespace
@@ -55,7 +56,7 @@ class LayerLoader {
 absl::StatusOr<LayerWeights> LoadLayer(const Checkpoint& checkpoint, const std::string& prefix,
                                        const LayerConfig& config, const kernels::KernelTable& table) {
   LayerWeights layer;
-  LayerLoader load(checkpoint, table, layer);
+  LayerLoader load(checkpoint, table, &layer.mixer_bytes);
   RETURN_IF_ERROR(load.Vector(prefix + ".input_layernorm.weight", layer.input_norm));
   RETURN_IF_ERROR(load.Vector(prefix + ".post_attention_layernorm.weight", layer.post_norm));
 
@@ -93,6 +94,7 @@ absl::StatusOr<LayerWeights> LoadLayer(const Checkpoint& checkpoint, const std::
   }
 
   const std::string mlp = prefix + ".mlp";
+  load.CountInto(&layer.feed_forward_bytes);
   if (config.feed_forward == FeedForward::kDense) {
     layer.dense = std::make_unique<FeedForwardWeights>();
     RETURN_IF_ERROR(load.FeedForward(mlp, *layer.dense));

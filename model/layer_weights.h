@@ -51,7 +51,7 @@ struct LayerWeights {
   std::unique_ptr<DeltaNetWeights> delta_net;
   std::unique_ptr<FeedForwardWeights> dense;
   std::unique_ptr<MoeWeights> moe;
-  int64_t bytes = 0;  // of all linears
+  int64_t mixer_bytes = 0, feed_forward_bytes = 0;  // of the linears; routed experts not counted
 };
 
 // Reads and packs. `prefix` is "layers.3" or "mtp.layers.0". Errors are the checkpoint's.

@@ -62,6 +62,25 @@ void RunFeedForward(const StepContext& context, const FeedForwardWeights& weight
 
 namespace {
 
+// The remote parts of one block, with rows counted from its first. A step of one block needs no copy.
+std::span<const Part> PartsOfBlock(const std::vector<Part>& parts, int32_t block, int32_t blocks) {
+  const std::span<const Part> remote(parts.data() + 1, parts.size() - 1);
+  if (blocks == 1) return remote;
+  thread_local std::vector<Part> cut;
+  cut.resize(remote.size());
+  const int32_t first = block * kBlockRows;
+  for (size_t i = 0; i < remote.size(); ++i) {
+    cut[i].rank = remote[i].rank;
+    cut[i].routes.clear();
+    for (const Route& route : remote[i].routes) {
+      if (route.row < first || route.row >= first + kBlockRows) continue;
+      cut[i].routes.push_back(route);
+      cut[i].routes.back().row -= first;
+    }
+  }
+  return cut;
+}
+
 // Gives every worker that holds anything of this layer, and got no row, one leaf of row 0 to compute. Its
 // answer is dropped by weight 0: the leaf is exactly 0, so the sum does not change.
 void AddProbes(const Placement& placement, LayerId layer, std::vector<Part>& parts) {
@@ -85,6 +104,7 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
   const int32_t rows = context.batch.rows;
   const int64_t hidden = config.hidden;
 
+  StageLap lap(context.meter);
   // Choose.
   float* logits = context.workspace.Take<float>(int64_t{rows} * config.experts);  // [rows, experts]
   int32_t* ids = context.workspace.Take<int32_t>(int64_t{rows} * config.top_k);   // [rows, top_k]
@@ -105,45 +125,26 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
 
   int64_t* sums = context.workspace.Take<int64_t>(rows * hidden);  // [rows, hidden], multiples of 2^-32
   std::memset(sums, 0, static_cast<size_t>(rows * hidden) * sizeof(int64_t));
-  const int64_t groups = kernels::ActivationGroups(hidden);
-  const int32_t blocks = (rows + kBlockRows - 1) / kBlockRows;
-  const auto block_rows = [&](int32_t block) { return std::min(kBlockRows, rows - block * kBlockRows); };
-  // Experts see the rows in their layer's row format only, wherever they run.
-  const auto block_activations = [&](int32_t block) {
-    const int64_t first = int64_t{block} * kBlockRows;
-    kernels::Activations a{.rows = block_rows(block), .width = hidden};
-    if (integer_rows) {
-      a.codes = in.codes + first * hidden;
-      a.scales = in.scales + first * groups;
-    } else {
-      a.values = x + first * hidden;
-    }
-    return a;
-  };
+  SplitRoutes(home.placement, home.layer, ids, router, rows, config.top_k, parts);
+  if (home.probe) AddProbes(home.placement, home.layer, parts);
+  lap.Lap(Stage::kRouter, weights.router->bytes);
 
-  // Send every block, then compute the local leaves and the shared expert while the workers work.
+  // Send every block, then compute the shared expert and the local leaves while the workers work. Experts see the rows
+  // in their layer's row format only, wherever they run.
   const bool remote = home.exchange != nullptr && home.placement.ranks() > 1;
-  thread_local std::vector<std::vector<Route>> local;  // [blocks]
-  local.resize(std::max<size_t>(local.size(), blocks));
-  for (int32_t block = 0; block < blocks; ++block) {
+  const int32_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+  for (int32_t block = 0; remote && block < blocks; ++block) {
     const int64_t first = int64_t{block} * kBlockRows;
-    const int32_t n = block_rows(block);
-    SplitRoutes(home.placement, home.layer, ids + first * config.top_k, router + first * config.top_k, n,
-                config.top_k, parts);
-    if (home.probe && block == 0) AddProbes(home.placement, home.layer, parts);
-    local[block].swap(parts[0].routes);
-    if (remote) {
-      const kernels::Activations a = block_activations(block);
-      const RowBlock out{.format = weights.row_format,
-                         .rows = n,
-                         .hidden = static_cast<int32_t>(hidden),
-                         .codes = a.codes,
-                         .scales = a.scales,
-                         .values = a.values};
-      RETURN_IF_ERROR(home.exchange->SendExperts(home.step, home.layer, block, out,
-                                                 {parts.data() + 1, parts.size() - 1}));
+    RowBlock out{.format = weights.row_format, .rows = std::min(kBlockRows, rows - block * kBlockRows), .hidden = static_cast<int32_t>(hidden)};
+    if (integer_rows) {
+      out.codes = in.codes + first * hidden;
+      out.scales = in.scales + first * kernels::ActivationGroups(hidden);
+    } else {
+      out.values = x + first * hidden;
     }
+    RETURN_IF_ERROR(home.exchange->SendExperts(home.step, home.layer, block, out, PartsOfBlock(parts, block, blocks)));
   }
+  lap.Lap(Stage::kExchange, 0);
 
   float* shared = nullptr;       // [rows, hidden]
   float* shared_gate = nullptr;  // [rows]
@@ -152,21 +153,26 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
     shared_gate = context.workspace.Take<float>(rows);
     RunFeedForward(context, weights.shared, x, hidden, shared);
     table.linear(context.pool, *weights.shared_gate, in, shared_gate, 1);
+    lap.Lap(Stage::kSharedExpert, weights.shared.gate->bytes + weights.shared.up->bytes + weights.shared.down->bytes + weights.shared_gate->bytes);
   }
-  for (int32_t block = 0; block < blocks; ++block) {
+  kernels::Activations local{.rows = rows, .width = hidden};
+  if (integer_rows) {
+    local.codes = in.codes;
+    local.scales = in.scales;
+  } else {
+    local.values = x;
+  }
+  int64_t touched = 0;
+  RETURN_IF_ERROR(home.local.Compute(home.layer, local, parts[0].routes, context.contract, context.pool, context.workspace, sums, row_errors,
+                                     &touched));
+  lap.Lap(Stage::kExperts, touched);
+  for (int32_t block = 0; remote && block < blocks; ++block) {
     const int64_t first = int64_t{block} * kBlockRows;
-    RETURN_IF_ERROR(home.local.Compute(home.layer, block_activations(block), local[block], context.contract,
-                                       context.pool, context.workspace, sums + first * hidden,
-                                       row_errors + first));
+    RETURN_IF_ERROR(home.exchange->ReceiveExperts(home.step, home.layer, block, {sums + first * hidden, row_errors + first}));
   }
-  if (remote) {
-    for (int32_t block = 0; block < blocks; ++block) {
-      const int64_t first = int64_t{block} * kBlockRows;
-      RETURN_IF_ERROR(home.exchange->ReceiveExperts(home.step, home.layer, block,
-                                                    {sums + first * hidden, row_errors + first}));
-    }
-  }
+  lap.Lap(Stage::kExchange, 0);
   table.combine(context.pool, sums, shared, shared_gate, rows, hidden, h);
+  lap.Lap(Stage::kOther, 0);
   return absl::OkStatus();
 }
 

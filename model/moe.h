@@ -25,7 +25,7 @@ struct ExpertHome {
   bool probe = false;  // send every worker one row through one leaf it holds
 };
 
-// Splits the choices of a block over the ranks. parts[r].rank is r; routes of one (expert, segment) stand
+// Splits the choices of the rows over the ranks. parts[r].rank is r; routes of one (expert, segment) stand
 // together. ids and weights: [rows, top_k]. Among replicas the rank with the fewest leaves so far in this
 // block gets the segment.
 void SplitRoutes(const Placement& placement, LayerId layer, const int32_t* ids, const float* weights,

@@ -7,6 +7,7 @@
 
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
+#include "model/stage_meter.h"
 
 namespace paceline {
 
@@ -28,6 +29,7 @@ struct StepContext {
   kernels::Workspace& workspace;
   kernels::ActivationContract contract;
   const Batch& batch;
+  StageMeter* meter = nullptr;  // may be null
 };
 
 // x [rows, width] as its consumers want it: codes are made when one of them is integer. Lives in the

@@ -89,7 +89,7 @@ absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
   if (batch.rows == 0) return StepResult{};
   FillRotary(config_.rope_theta, config_.rotary_dims, batch);
 
-  const StepContext context{table_, pool_, workspace_, options_.contract, batch};
+  const StepContext context{table_, pool_, workspace_, options_.contract, batch, meter_};
   const int64_t hidden_size = config_.hidden;
   float* hidden = workspace_.Take<float>(batch.rows * hidden_size);  // [rows, hidden]
   std::vector<uint8_t> row_errors(batch.rows);
@@ -121,6 +121,7 @@ absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
   }
   float* rows_in = workspace_.Take<float>(kBlockRows * hidden_size);   // [<= kBlockRows, hidden]
   float* logits = workspace_.Take<float>(kBlockRows * config_.vocab);  // [<= kBlockRows, vocab]
+  StageLap lap(meter_);
   size_t sequence = 0;
   for (size_t first = 0; first < logit_rows.size(); first += kBlockRows) {
     const size_t n = std::min<size_t>(kBlockRows, logit_rows.size() - first);
@@ -128,6 +129,7 @@ absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
       std::copy_n(hidden + logit_rows[first + r] * hidden_size, hidden_size, rows_in + r * hidden_size);
     RETURN_IF_ERROR(head_->Forward(context, rows_in, static_cast<int32_t>(n), placement_, exchange_.get(),
                                    plan.step, logits));
+    lap.Lap(Stage::kHead, head_->bytes());
     for (size_t r = 0; r < n; ++r) {
       const int32_t row = logit_rows[first + r];
       while (sequence + 1 < first_row.size() && row >= first_row[sequence + 1]) ++sequence;
@@ -137,6 +139,7 @@ absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
                               logits + static_cast<int64_t>(r) * config_.vocab, out);
     }
   }
+  lap.Lap(Stage::kOther, 0);
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     if (!plan.sequences[i].hash_logits) continue;
     if (const auto hash = hashes_.find(plan.sequences[i].sequence); hash != hashes_.end()) {
@@ -223,7 +226,7 @@ absl::StatusOr<std::vector<std::vector<TokenId>>> LocalTrunk::Drafts(const Check
 
 LocalTrunk::Bytes LocalTrunk::bytes() const {
   Bytes b;
-  for (const LayerWeights& layer : decoder_->layers()) b.dense += layer.bytes;
+  for (const LayerWeights& layer : decoder_->layers()) b.dense += layer.mixer_bytes + layer.feed_forward_bytes;
   b.head = head_->bytes();
   b.experts = experts_->bytes();
   for (const LayerShape& layer : placement_.layers())

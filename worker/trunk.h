@@ -58,6 +58,9 @@ class LocalTrunk final : public Trunk {
   absl::StatusOr<std::vector<std::vector<TokenId>>> Drafts(const Checkpoint& checkpoint, SequenceId sequence,
                                                            std::span<const TokenId> tokens, int32_t depth);
 
+  // Books the stages of every step from now on; null stops it. Outlives the trunk or its own replacement.
+  void SetMeter(StageMeter* meter) { meter_ = meter; }
+
   // Weights read by one decode step of `rows` rows, by kind; the byte meter of `bench step`.
   struct Bytes {
     int64_t dense = 0;        // mixers, shared experts, routers
@@ -91,6 +94,7 @@ class LocalTrunk final : public Trunk {
   std::unique_ptr<Exchange> exchange_;
   uint64_t peers_version_ = 0;
   absl::Status degraded_;  // of the last snapshot
+  StageMeter* meter_ = nullptr;
   int64_t exchanged_layers_ = 0;
   std::unordered_map<SequenceId, Sha256> hashes_;            // logits so far
   std::unordered_map<SequenceId, std::vector<float>> kept_;  // [rows so far, hidden]

@@ -195,7 +195,7 @@ TEST(Planner, HeadRowsCoverAllAtMultiplesOf64) {
       int64_t most = 0;
       for (const RowRange& range : cut) {
         EXPECT_EQ(range.first, next);
-        EXPECT_TRUE(range.count == 0 || range.first % 64 == 0);
+        EXPECT_TRUE(range.count == 0 || range.first % 128 == 0);
         next += range.count;
         least = std::min(least, range.count);
         most = std::max(most, range.count);
