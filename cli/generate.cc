@@ -80,7 +80,9 @@ class TextStream {
     return !StopRequested();
   }
   void End() const {
-    if (enabled_) std::fputc('\n', stdout);
+    if (!enabled_) return;
+    std::fputc('\n', stdout);
+    std::fflush(stdout);
   }
 
  private:
