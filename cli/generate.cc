@@ -1,5 +1,5 @@
-// `generate`: one prompt, against a directory or a running head. Text streams to stdout; statistics go to stderr, or
-// everything at the end as JSON.
+// `generate`: one prompt, against a directory or a running head. Text streams to stdout; statistics go to
+// stderr, or everything at the end as JSON.
 #include <cstdio>
 #include <fstream>
 
@@ -48,7 +48,8 @@ nlohmann::json AnswerJson(const GenerationResult& result, bool has_text) {
   out["text"] = has_text ? nlohmann::json(result.text) : nlohmann::json(nullptr);
   out["finish_reason"] = FinishReasonName(result.end.reason);
   out["seed"] = result.end.seed;
-  out["logits_hash"] = result.end.logits_hash.empty() ? nlohmann::json(nullptr) : nlohmann::json(result.end.logits_hash);
+  out["logits_hash"] =
+      result.end.logits_hash.empty() ? nlohmann::json(nullptr) : nlohmann::json(result.end.logits_hash);
   out["usage"] = {{"prompt_tokens", result.end.usage.prompt_tokens},
                   {"completion_tokens", result.end.usage.completion_tokens},
                   {"total_tokens", result.end.usage.prompt_tokens + result.end.usage.completion_tokens}};
@@ -89,17 +90,23 @@ class TextStream {
   const bool enabled_;
 };
 
-absl::Status Report(const GenerateOptions& options, const nlohmann::json& answer, const GenerationResult& result, const std::string& cluster_line) {
+absl::Status Report(const GenerateOptions& options, const nlohmann::json& answer,
+                    const GenerationResult& result, const std::string& cluster_line) {
   if (options.json) std::printf("%s\n", answer.dump().c_str());
   if (!options.json_file.empty()) {
     std::ofstream file(options.json_file);
     file << answer.dump() << "\n";
     file.close();
-    if (!file) return Error(errors::kOption, absl::StrCat("cannot write ", options.json_file, " (--json-file); give a file in a folder that can be written"));
+    if (!file)
+      return Error(errors::kOption,
+                   absl::StrCat("cannot write ", options.json_file,
+                                " (--json-file); give a file in a folder that can be written"));
   }
   if (!options.json) {
-    StdErr().Line(absl::StrFormat("%d prompt tokens in %.2f s, %d tokens at %.1f tok/s; %s; seed %d", result.end.usage.prompt_tokens,
-                                  result.end.timings.prefill_s, result.end.usage.completion_tokens, DecodeRate(result), cluster_line, result.end.seed));
+    StdErr().Line(absl::StrFormat("%d prompt tokens in %.2f s, %d tokens at %.1f tok/s; %s; seed %d",
+                                  result.end.usage.prompt_tokens, result.end.timings.prefill_s,
+                                  result.end.usage.completion_tokens, DecodeRate(result), cluster_line,
+                                  result.end.seed));
   }
   return absl::OkStatus();
 }
@@ -118,7 +125,8 @@ absl::Status GenerateRemote(const GenerateOptions& options) {
                        {"fingerprint", result.end.fingerprint},
                        {"leaves_per_node", nullptr},
                        {"bytes_per_layer", nullptr}};
-  return Report(options, answer, result, absl::StrCat(result.end.nodes, result.end.nodes == 1 ? " node" : " nodes"));
+  return Report(options, answer, result,
+                absl::StrCat(result.end.nodes, result.end.nodes == 1 ? " node" : " nodes"));
 }
 
 absl::Status GenerateHere(const GenerateOptions& options) {
@@ -127,12 +135,14 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   config.options = options.head;
   config.nodes = 1 + options.head.cluster.local_workers;
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(config));
-  if (head->tokenizer() == nullptr && std::holds_alternative<std::string>(request.input)) return head->tokenizer_status();
+  if (head->tokenizer() == nullptr && std::holds_alternative<std::string>(request.input))
+    return head->tokenizer_status();
   RETURN_IF_ERROR(head->Load(kLocalPatience));
 
   SchedulerOptions scheduling;
   scheduling.prefill_chunk = options.head.options.prefill_chunk;
-  Engine engine({.trunk = head->trunk(), .tokenizer = head->tokenizer(), .cluster = &head->cluster()}, head->defaults(), scheduling);
+  Engine engine({.trunk = head->trunk(), .tokenizer = head->tokenizer(), .cluster = &head->cluster()},
+                head->defaults(), scheduling);
   engine.Start();
   TextStream stream(!options.json && head->tokenizer() != nullptr);
   absl::StatusOr<GenerationResult> result = RunGeneration(engine, std::move(request), std::ref(stream));
@@ -145,7 +155,8 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   answer["cluster"] = ClusterJson(*head, counters);
   const int nodes = config.nodes;
   return Report(options, answer, *result,
-                absl::StrFormat("%d node%s, %.0f bytes exchanged per layer", nodes, nodes == 1 ? "" : "s", BytesPerLayer(counters)));
+                absl::StrFormat("%d node%s, %.0f bytes exchanged per layer", nodes, nodes == 1 ? "" : "s",
+                                BytesPerLayer(counters)));
 }
 
 }  // namespace

@@ -91,7 +91,7 @@ struct GenerateOptions {
   bool ignore_eos = false;
   bool logits_hash = false;
   bool json = false;
-  std::string json_file;            // the JSON answer goes here, the text to stdout as without it
+  std::string json_file;  // the JSON answer goes here, the text to stdout as without it
 };
 
 struct ScoreOptions {

@@ -38,8 +38,8 @@ Placement PlanSliced(std::vector<LayerShape> layers, int32_t ranks);
 absl::StatusOr<Placement> ParsePlacementRules(std::string_view json, const std::string& file_name,
                                               std::vector<LayerShape> layers, int32_t ranks);
 
-// Rows of a matrix of `rows` rows cut over the ranks at multiples of 128 (an FP8 scale block), as evenly as that allows, head
-// first.
+// Rows of a matrix of `rows` rows cut over the ranks at multiples of 128 (an FP8 scale block), as evenly as
+// that allows, head first.
 std::vector<RowRange> SplitHeadRows(int64_t rows, int32_t ranks);  // [ranks]
 
 }  // namespace paceline
