@@ -12,6 +12,7 @@ int Run(const GenerateOptions& options);
 int Run(const ScoreOptions& options);
 int Run(const VerifyOptions& options);
 int Run(const BenchStepOptions& options);
+int Run(const BenchLinkOptions& options);
 int Run(const TokenizeOptions& options);
 int Run(const StatusOptions& options);
 int Run(const SynthOptions& options);

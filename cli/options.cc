@@ -324,6 +324,14 @@ void AddVerify(CLI::App* app, VerifyOptions& verify) {
   AddJson(app, verify.json);
 }
 
+void AddBenchLink(CLI::App* app, BenchLinkOptions& bench) {
+  Group measuring(app, "Measuring");
+  measuring.Choice("link", bench.link, {"tcp", "ucx"}, "Between two processes of this machine");
+  measuring.AddDefault("hidden", bench.hidden, "Elements of a row")->check(Whole(1, 1 << 20))->option_text("N [3072]");
+  measuring.AddDefault("rounds", bench.rounds, "Round trips per size")->check(Whole(1, 1 << 24))->option_text("N [2000]");
+  AddJson(app, bench.json);
+}
+
 void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   AddHead(app, bench.head, "Directory of a checkpoint", true);
   Group measuring(app, "Measuring");
@@ -483,6 +491,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   ScoreOptions score;
   VerifyOptions verify;
   BenchStepOptions bench_step;
+  BenchLinkOptions bench_link;
   TokenizeOptions tokenize;
   StatusOptions status;
   SynthOptions synth;
@@ -501,6 +510,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   bench_app->require_subcommand(1);
   CLI::App* step_app =
       bench_app->add_subcommand("step", "Whole model steps, as a share of the read bandwidth");
+  CLI::App* link_app = bench_app->add_subcommand("link", "Round trips of the exchange's message sizes");
   CLI::App* tokenize_app = root.add_subcommand("tokenize", "Text to token ids, or back");
   CLI::App* status_app = root.add_subcommand("status", "What runs where");
   CLI::App* synth_app = root.add_subcommand("synth", "Make a random checkpoint with a real model's shapes");
@@ -510,6 +520,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   AddScore(score_app, score);
   AddVerify(verify_app, verify);
   AddBenchStep(step_app, bench_step);
+  AddBenchLink(link_app, bench_link);
   AddTokenize(tokenize_app, tokenize, no_parse_special);
   AddStatus(status_app, status);
   AddSynth(synth_app, synth);
@@ -539,6 +550,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   if (*score_app) parsed.invocation = score;
   if (*verify_app) parsed.invocation = verify;
   if (*step_app) parsed.invocation = bench_step;
+  if (*link_app) parsed.invocation = bench_link;
   if (*tokenize_app) parsed.invocation = tokenize;
   if (*status_app) parsed.invocation = status;
   if (*synth_app) parsed.invocation = synth;

@@ -116,6 +116,13 @@ struct BenchStepOptions {
   bool json = false;
 };
 
+struct BenchLinkOptions {
+  std::string link = "tcp";  // tcp, ucx
+  int64_t hidden = 3072;     // elements of a row
+  int64_t rounds = 2000;
+  bool json = false;
+};
+
 struct TokenizeOptions {
   std::string model;
   std::optional<std::string> text;
@@ -140,7 +147,7 @@ struct SynthOptions {
 };
 
 using Invocation = std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions,
-                                BenchStepOptions, TokenizeOptions, StatusOptions, SynthOptions>;
+                                BenchStepOptions, BenchLinkOptions, TokenizeOptions, StatusOptions, SynthOptions>;
 
 // Either an invocation, or what to print and the status to exit with (help, version, a usage error).
 struct Parsed {
