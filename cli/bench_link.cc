@@ -1,5 +1,5 @@
-// `bench link`: round trips of the exchange's own message sizes over one link, between two processes of this machine.
-// What a layer's exchange costs before anything is computed; docs/PERFORMANCE.md, Exchange.
+// `bench link`: round trips of the exchange's own message sizes over one link, between two processes of this
+// machine. What a layer's exchange costs before anything is computed; docs/PERFORMANCE.md, Exchange.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,7 +27,8 @@ int Echo(const BenchLinkOptions& options, int address_pipe) {
   std::array<char, 256> address{};
   const ssize_t n = read(address_pipe, address.data(), address.size() - 1);
   if (n <= 0) return 1;  // the other side has said why
-  absl::StatusOr<std::unique_ptr<Link>> link = ConnectLink(options.link, address.data(), Clock::Real().Now() + kConnectLimit);
+  absl::StatusOr<std::unique_ptr<Link>> link =
+      ConnectLink(options.link, address.data(), Clock::Real().Now() + kConnectLimit);
   if (!link.ok()) return StdErr().Fail(link.status());
   ServeProbe(**link).IgnoreError();  // ends with the link
   return 0;
@@ -42,7 +43,8 @@ absl::Status Probe(const BenchLinkOptions& options, int address_pipe) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Link> link, listener->Accept(Clock::Real().Now() + kConnectLimit));
   nlohmann::json results = nlohmann::json::array();
   if (!options.json) {
-    std::printf("%s between two processes of this machine, hidden %lld\n\n", options.link.c_str(), static_cast<long long>(options.hidden));
+    std::printf("%s between two processes of this machine, hidden %lld\n\n", options.link.c_str(),
+                static_cast<long long>(options.hidden));
     std::printf("| rows | bytes out | bytes back | min us | p50 us | p99 us |\n|---|---|---|---|---|---|\n");
   }
   for (const int rows : {1, 4, 8, 16, 64}) {
@@ -50,14 +52,23 @@ absl::Status Probe(const BenchLinkOptions& options, int address_pipe) {
     const int64_t out = kFrameBytes + rows * (2 * options.hidden + 4 * ((options.hidden + 127) / 128));
     const int64_t back = kFrameBytes + rows * 5 * options.hidden;
     ASSIGN_OR_RETURN(const ProbeResult r, ProbeLink(*link, out, back, options.rounds));
-    results.push_back({{"rows", rows}, {"bytes_out", out}, {"bytes_back", back}, {"min_us", r.min_us}, {"p50_us", r.p50_us}, {"p99_us", r.p99_us}});
+    results.push_back({{"rows", rows},
+                       {"bytes_out", out},
+                       {"bytes_back", back},
+                       {"min_us", r.min_us},
+                       {"p50_us", r.p50_us},
+                       {"p99_us", r.p99_us}});
     if (!options.json) {
-      std::printf("| %d | %lld | %lld | %.1f | %.1f | %.1f |\n", rows, static_cast<long long>(out), static_cast<long long>(back), r.min_us, r.p50_us,
-                  r.p99_us);
+      std::printf("| %d | %lld | %lld | %.1f | %.1f | %.1f |\n", rows, static_cast<long long>(out),
+                  static_cast<long long>(back), r.min_us, r.p50_us, r.p99_us);
     }
   }
   EndProbe(*link).IgnoreError();
-  if (options.json) std::printf("%s\n", nlohmann::json({{"link", options.link}, {"hidden", options.hidden}, {"results", results}}).dump().c_str());
+  if (options.json)
+    std::printf("%s\n",
+                nlohmann::json({{"link", options.link}, {"hidden", options.hidden}, {"results", results}})
+                    .dump()
+                    .c_str());
   return absl::OkStatus();
 }
 
@@ -65,7 +76,8 @@ absl::Status Probe(const BenchLinkOptions& options, int address_pipe) {
 
 int Run(const BenchLinkOptions& options) {
   if (options.link == "loopback") {
-    return StdErr().Fail(Error(errors::kOption, "--link loopback has no second process to measure; use tcp or ucx"));
+    return StdErr().Fail(
+        Error(errors::kOption, "--link loopback has no second process to measure; use tcp or ucx"));
   }
   std::array<int, 2> address{};
   if (pipe(address.data()) != 0) return StdErr().Fail(absl::ErrnoToStatus(errno, "pipe"));

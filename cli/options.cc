@@ -327,8 +327,12 @@ void AddVerify(CLI::App* app, VerifyOptions& verify) {
 void AddBenchLink(CLI::App* app, BenchLinkOptions& bench) {
   Group measuring(app, "Measuring");
   measuring.Choice("link", bench.link, {"tcp", "ucx"}, "Between two processes of this machine");
-  measuring.AddDefault("hidden", bench.hidden, "Elements of a row")->check(Whole(1, 1 << 20))->option_text("N [3072]");
-  measuring.AddDefault("rounds", bench.rounds, "Round trips per size")->check(Whole(1, 1 << 24))->option_text("N [2000]");
+  measuring.AddDefault("hidden", bench.hidden, "Elements of a row")
+      ->check(Whole(1, 1 << 20))
+      ->option_text("N [3072]");
+  measuring.AddDefault("rounds", bench.rounds, "Round trips per size")
+      ->check(Whole(1, 1 << 24))
+      ->option_text("N [2000]");
   AddJson(app, bench.json);
 }
 

@@ -146,8 +146,9 @@ struct SynthOptions {
   uint64_t seed = 1;
 };
 
-using Invocation = std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions,
-                                BenchStepOptions, BenchLinkOptions, TokenizeOptions, StatusOptions, SynthOptions>;
+using Invocation =
+    std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions, BenchStepOptions,
+                 BenchLinkOptions, TokenizeOptions, StatusOptions, SynthOptions>;
 
 // Either an invocation, or what to print and the status to exit with (help, version, a usage error).
 struct Parsed {

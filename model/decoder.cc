@@ -10,11 +10,18 @@
 namespace paceline {
 
 void Embedding::Lookup(std::span<const TokenId> tokens, float* out) const {
+  const int64_t width = table_.inputs;
   for (size_t i = 0; i < tokens.size(); ++i) {
     CHECK_GE(tokens[i], 0);
     CHECK_LT(tokens[i], table_.outputs);
-    for (int64_t k = 0; k < table_.inputs; ++k)
-      out[static_cast<int64_t>(i) * table_.inputs + k] = kernels::PlainValue(table_, tokens[i], k);
+    float* row = out + static_cast<int64_t>(i) * width;
+    if (table_.format == kernels::WeightFormat::kBF16) {
+      // The usual format, in a loop that a compiler turns into vectors.
+      const auto* stored = reinterpret_cast<const uint16_t*>(table_.data.data()) + tokens[i] * width;
+      for (int64_t k = 0; k < width; ++k) row[k] = kernels::FromBf16(stored[k]);
+      continue;
+    }
+    for (int64_t k = 0; k < width; ++k) row[k] = kernels::PlainValue(table_, tokens[i], k);
   }
 }
 

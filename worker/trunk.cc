@@ -119,8 +119,9 @@ absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
                           begin + static_cast<int64_t>(s.tokens.size()) * hidden_size);
     }
   }
-  float* rows_in = workspace_.Take<float>(kBlockRows * hidden_size);   // [<= kBlockRows, hidden]
-  float* logits = workspace_.Take<float>(kBlockRows * config_.vocab);  // [<= kBlockRows, vocab]
+  const int64_t logit_block = std::min<int64_t>(kBlockRows, static_cast<int64_t>(logit_rows.size()));
+  float* rows_in = workspace_.Take<float>(logit_block * hidden_size);   // [<= kBlockRows, hidden]
+  float* logits = workspace_.Take<float>(logit_block * config_.vocab);  // [<= kBlockRows, vocab]
   StageLap lap(meter_);
   size_t sequence = 0;
   for (size_t first = 0; first < logit_rows.size(); first += kBlockRows) {

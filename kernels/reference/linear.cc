@@ -114,6 +114,9 @@ void Experts(ThreadPool& pool, Workspace&, const Activations& x, std::span<const
     const PlainExpert& expert = static_cast<const PlainExpertWeights&>(*task.expert).plain;
     CHECK_GE(task.first_group, task.expert->first_group);
     CHECK_LE(task.first_group + task.groups, task.expert->first_group + task.expert->groups);
+    std::vector<float> middle(expert.down.inputs);          // [columns of the slice]
+    std::vector<int16_t> middle_codes(expert.down.inputs);  // [columns of the slice]
+    std::vector<float> middle_scales(ActivationGroups(expert.down.inputs));
     for (size_t i = 0; i < task.rows.size(); ++i) {
       const int32_t row = task.rows[i];
       const float weight = task.weights[i];
@@ -131,26 +134,20 @@ void Experts(ThreadPool& pool, Workspace&, const Activations& x, std::span<const
       for (int32_t group = task.first_group; group < task.first_group + task.groups; ++group) {
         const int64_t begin = int64_t{group} * kActivationGroup - expert.down.first_input;
         const int64_t end = std::min(begin + kActivationGroup, expert.down.inputs);
-        float middle[kActivationGroup];  // [columns of this group]
         for (int64_t n = begin; n < end; ++n)
-          middle[n - begin] = Silu(project(expert.gate, n)) * project(expert.up, n);
-        int16_t middle_codes[kActivationGroup];
-        float middle_scale = 0;
+          middle[n] = Silu(project(expert.gate, n)) * project(expert.up, n);
         if (IsInteger(expert.down.format)) {
-          Quantise(pool, middle, 1, end - begin, contract, middle_codes, &middle_scale);
-          middle_scale = middle_scale * weight;
+          float& scale = middle_scales[begin / kActivationGroup];
+          Quantise(pool, &middle[begin], 1, end - begin, contract, &middle_codes[begin], &scale);
+          scale = scale * weight;
         } else {
-          for (int64_t n = 0; n < end - begin; ++n) middle[n] = middle[n] * weight;
+          for (int64_t n = begin; n < end; ++n) middle[n] = middle[n] * weight;
         }
         for (int64_t n = 0; n < hidden; ++n) {
-          // The down projection reads inputs begin..end of its slice; its arguments are indexed by input.
-          float leaf;
-          if (IsInteger(expert.down.format)) {
-            const std::vector<float> scale_of_group(begin / kActivationGroup + 1, middle_scale);
-            leaf = IntegerOutput(expert.down, n, begin, end, middle_codes - begin, scale_of_group.data());
-          } else {
-            leaf = FloatOutput(expert.down, n, begin, end, middle - begin);
-          }
+          const float leaf =
+              IsInteger(expert.down.format)
+                  ? IntegerOutput(expert.down, n, begin, end, middle_codes.data(), middle_scales.data())
+                  : FloatOutput(expert.down, n, begin, end, middle.data());
           if (!(std::fabs(leaf) < kLeafLimit)) {
             row_errors[row] = 1;
             continue;

@@ -239,18 +239,18 @@ void HalfGroupExperts(ThreadPool& pool, kernels::Workspace&, const Activations& 
       for (int64_t begin = int64_t{task.first_group} * 128 - e.down.first_input; begin < e.down.inputs;
            begin += 64) {
         const int64_t end = std::min(begin + 64, e.down.inputs);
-        std::vector<float> middle(end - begin);
+        std::vector<float> middle(end);
         for (int64_t n = begin; n < end; ++n) {
-          middle[n - begin] = kernels::Silu(r::IntegerOutput(e.gate, n, 0, x.width, codes, scales)) *
-                              r::IntegerOutput(e.up, n, 0, x.width, codes, scales);
+          middle[n] = kernels::Silu(r::IntegerOutput(e.gate, n, 0, x.width, codes, scales)) *
+                      r::IntegerOutput(e.up, n, 0, x.width, codes, scales);
         }
-        std::vector<int16_t> middle_codes(end - begin);
+        std::vector<int16_t> middle_codes(end);
         float scale = 0;
-        r::Quantise(pool, middle.data(), 1, end - begin, contract, middle_codes.data(), &scale);
+        r::Quantise(pool, &middle[begin], 1, end - begin, contract, &middle_codes[begin], &scale);
         const std::vector<float> scale_of_group(begin / 128 + 1, scale * task.weights[i]);
         for (int64_t n = 0; n < x.width; ++n) {
           const float leaf =
-              r::IntegerOutput(e.down, n, begin, end, middle_codes.data() - begin, scale_of_group.data());
+              r::IntegerOutput(e.down, n, begin, end, middle_codes.data(), scale_of_group.data());
           sums[task.rows[i] * x.width + n] += std::llrint(static_cast<double>(leaf) * 0x1p32);
         }
       }
