@@ -123,8 +123,8 @@ TEST(Placement, GroupsAreCountedUp) {
 
 TEST(PlacementDeathTest, GroupsOutsideTheExpertAreOurOwnMistake) {
   Placement p = Fresh();
-  EXPECT_DEATH(p.Assign(LayerId(0), ExpertId(0), 7, 2, {kOne}), "CHECK");
-  EXPECT_DEATH(p.Assign(LayerId(1), ExpertId(0), 0, 1, {kOne}), "CHECK");
+  EXPECT_DEATH(p.Assign(LayerId(0), ExpertId(0), 7, 2, {kOne}), "check failed");
+  EXPECT_DEATH(p.Assign(LayerId(1), ExpertId(0), 0, 1, {kOne}), "check failed");
 }
 
 }  // namespace
