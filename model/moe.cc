@@ -129,20 +129,23 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
   if (home.probe) AddProbes(home.placement, home.layer, parts);
   lap.Lap(Stage::kRouter, weights.router->bytes);
 
-  // Send every block, then compute the shared expert and the local leaves while the workers work. Experts see the rows
-  // in their layer's row format only, wherever they run.
+  // Send every block, then compute the shared expert and the local leaves while the workers work. Experts see
+  // the rows in their layer's row format only, wherever they run.
   const bool remote = home.exchange != nullptr && home.placement.ranks() > 1;
   const int32_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   for (int32_t block = 0; remote && block < blocks; ++block) {
     const int64_t first = int64_t{block} * kBlockRows;
-    RowBlock out{.format = weights.row_format, .rows = std::min(kBlockRows, rows - block * kBlockRows), .hidden = static_cast<int32_t>(hidden)};
+    RowBlock out{.format = weights.row_format,
+                 .rows = std::min(kBlockRows, rows - block * kBlockRows),
+                 .hidden = static_cast<int32_t>(hidden)};
     if (integer_rows) {
       out.codes = in.codes + first * hidden;
       out.scales = in.scales + first * kernels::ActivationGroups(hidden);
     } else {
       out.values = x + first * hidden;
     }
-    RETURN_IF_ERROR(home.exchange->SendExperts(home.step, home.layer, block, out, PartsOfBlock(parts, block, blocks)));
+    RETURN_IF_ERROR(
+        home.exchange->SendExperts(home.step, home.layer, block, out, PartsOfBlock(parts, block, blocks)));
   }
   lap.Lap(Stage::kExchange, 0);
 
@@ -153,7 +156,8 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
     shared_gate = context.workspace.Take<float>(rows);
     RunFeedForward(context, weights.shared, x, hidden, shared);
     table.linear(context.pool, *weights.shared_gate, in, shared_gate, 1);
-    lap.Lap(Stage::kSharedExpert, weights.shared.gate->bytes + weights.shared.up->bytes + weights.shared.down->bytes + weights.shared_gate->bytes);
+    lap.Lap(Stage::kSharedExpert, weights.shared.gate->bytes + weights.shared.up->bytes +
+                                      weights.shared.down->bytes + weights.shared_gate->bytes);
   }
   kernels::Activations local{.rows = rows, .width = hidden};
   if (integer_rows) {
@@ -163,12 +167,13 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
     local.values = x;
   }
   int64_t touched = 0;
-  RETURN_IF_ERROR(home.local.Compute(home.layer, local, parts[0].routes, context.contract, context.pool, context.workspace, sums, row_errors,
-                                     &touched));
+  RETURN_IF_ERROR(home.local.Compute(home.layer, local, parts[0].routes, context.contract, context.pool,
+                                     context.workspace, sums, row_errors, &touched));
   lap.Lap(Stage::kExperts, touched);
   for (int32_t block = 0; remote && block < blocks; ++block) {
     const int64_t first = int64_t{block} * kBlockRows;
-    RETURN_IF_ERROR(home.exchange->ReceiveExperts(home.step, home.layer, block, {sums + first * hidden, row_errors + first}));
+    RETURN_IF_ERROR(home.exchange->ReceiveExperts(home.step, home.layer, block,
+                                                  {sums + first * hidden, row_errors + first}));
   }
   lap.Lap(Stage::kExchange, 0);
   table.combine(context.pool, sums, shared, shared_gate, rows, hidden, h);

@@ -16,9 +16,10 @@ TEST(Error, TheCodeStandsInFront) {
 TEST(Error, EveryCodeIsFoundAgain) {
   using namespace errors;
   for (const ErrorCode& code :
-       {kModelMissing, kModelConfig, kModelFile, kModelTensor, kModelValues, kTokenizer, kModelUnsupported,
-        kOutOfMemory, kRequestField, kContextLength, kNonFinite, kQueueFull, kNodeLost, kUnreachable,
-        kInsecureLink, kFrame, kTimeout, kJoinRefused, kLinkAbsent, kPlacement, kOption, kDevice}) {
+       {kModelMissing,     kModelConfig, kModelFile,    kModelTensor,   kModelValues, kTokenizer,
+        kModelUnsupported, kOutOfMemory, kRequestField, kContextLength, kNonFinite,   kQueueFull,
+        kNodeLost,         kUnreachable, kInsecureLink, kFrame,         kTimeout,     kJoinRefused,
+        kLinkAbsent,       kPlacement,   kOption,       kDevice}) {
     const absl::Status status = Error(code, "why");
     EXPECT_EQ(status.code(), code.status) << code.id;
     EXPECT_EQ(CodeOf(std::string(status.message())), code.id);

@@ -13,7 +13,8 @@ constexpr RankId kHead(0), kOne(1), kTwo(2), kThree(3);
 
 // Layer 0: 2 experts of 8 groups; layer 1 is dense; layer 2: 3 experts of 1 group.
 Placement Fresh() {
-  return {Epoch(4), 4, {{.experts = 2, .groups = 8}, {.experts = 0, .groups = 0}, {.experts = 3, .groups = 1}}};
+  return {
+      Epoch(4), 4, {{.experts = 2, .groups = 8}, {.experts = 0, .groups = 0}, {.experts = 3, .groups = 1}}};
 }
 
 std::vector<Segment> SegmentsOf(const Placement& p, int32_t layer, int32_t expert) {
@@ -33,8 +34,7 @@ TEST(Placement, StartsOnTheHead) {
 TEST(Placement, AssignCutsASegmentInThree) {
   Placement p = Fresh();
   p.Assign(LayerId(0), ExpertId(0), 2, 3, {kOne});
-  EXPECT_EQ(SegmentsOf(p, 0, 0),
-            (std::vector<Segment>{{0, 2, {kHead}}, {2, 3, {kOne}}, {5, 3, {kHead}}}));
+  EXPECT_EQ(SegmentsOf(p, 0, 0), (std::vector<Segment>{{0, 2, {kHead}}, {2, 3, {kOne}}, {5, 3, {kHead}}}));
   EXPECT_EQ(SegmentsOf(p, 0, 1), (std::vector<Segment>{{0, 8, {kHead}}}));  // its neighbour is untouched
   EXPECT_EQ(p.LeavesOf(kOne), 3);
   EXPECT_TRUE(p.Validate().ok());
@@ -44,8 +44,7 @@ TEST(Placement, AssignAtBothEnds) {
   Placement p = Fresh();
   p.Assign(LayerId(0), ExpertId(0), 0, 1, {kOne});
   p.Assign(LayerId(0), ExpertId(0), 7, 1, {kTwo});
-  EXPECT_EQ(SegmentsOf(p, 0, 0),
-            (std::vector<Segment>{{0, 1, {kOne}}, {1, 6, {kHead}}, {7, 1, {kTwo}}}));
+  EXPECT_EQ(SegmentsOf(p, 0, 0), (std::vector<Segment>{{0, 1, {kOne}}, {1, 6, {kHead}}, {7, 1, {kTwo}}}));
 }
 
 TEST(Placement, AssignSwallowsWhatItCovers) {
@@ -77,8 +76,7 @@ TEST(Placement, HeldByJoinsSegmentsOfDifferentReplicas) {
   p.Assign(LayerId(0), ExpertId(0), 1, 2, {kOne});
   p.Assign(LayerId(0), ExpertId(0), 3, 2, {kOne, kTwo});
   p.Assign(LayerId(0), ExpertId(0), 6, 1, {kOne});
-  EXPECT_EQ(p.HeldBy(kOne, LayerId(0), ExpertId(0)),
-            (std::vector<Segment>{{1, 4, {kOne}}, {6, 1, {kOne}}}));
+  EXPECT_EQ(p.HeldBy(kOne, LayerId(0), ExpertId(0)), (std::vector<Segment>{{1, 4, {kOne}}, {6, 1, {kOne}}}));
   EXPECT_EQ(p.HeldBy(kTwo, LayerId(0), ExpertId(0)), (std::vector<Segment>{{3, 2, {kTwo}}}));
   EXPECT_TRUE(p.HeldBy(kThree, LayerId(0), ExpertId(0)).empty());
   EXPECT_EQ(p.LeavesOf(kOne), 5);

@@ -1,4 +1,4 @@
-// Philox4x32-10 against the known answers of its authors, and the counter's layout as NUMERICS, Randomness has it.
+// Philox4x32-10 against the known answers of its authors, and the layout of the counter. NUMERICS, Randomness.
 #include "base/random.h"
 
 #include <gtest/gtest.h>
@@ -24,8 +24,7 @@ TEST(Philox, KnownAnswers) {
 TEST(RandomBits, PutsEveryPartOfTheKeyWhereTheSpecificationSays) {
   const uint64_t seed = 0x0123456789abcdef, position = 0xfedc'89ab'4567;
   const uint32_t choice = 0xdeadbeef, token = 151935;
-  const Counter out =
-      Philox({token, 0x89ab4567, 0xfedc | 3u << 16, choice}, {0x89abcdef, 0x01234567});
+  const Counter out = Philox({token, 0x89ab4567, 0xfedc | 3u << 16, choice}, {0x89abcdef, 0x01234567});
   EXPECT_EQ(RandomBits(seed, choice, RandomPurpose::kSynth, position, token),
             uint64_t{out[1]} << 32 | out[0]);
 }

@@ -1,4 +1,5 @@
-// The LM head: INT8 within the error its scales allow, row ranges that are the whole, and the exchange around them.
+// The LM head: INT8 within the error its scales allow, row ranges that are the whole, and the exchange around
+// them.
 #include "model/head.h"
 
 #include <gtest/gtest.h>
@@ -18,7 +19,8 @@ class HeadTest : public ::testing::Test {
   static constexpr int32_t kRows = 70;  // more than one block of the exchange
 
   void SetUp() override {
-    checkpoint_ = *Checkpoint::Open(absl::StrCat(PACELINE_SOURCE_DIR, "/tests/goldens/cases/hybrid-int4-fp8-bf16"));
+    checkpoint_ =
+        *Checkpoint::Open(absl::StrCat(PACELINE_SOURCE_DIR, "/tests/goldens/cases/hybrid-int4-fp8-bf16"));
     hidden_ = checkpoint_->config().hidden;
     vocab_ = checkpoint_->config().vocab;
     std::mt19937 random(4);
@@ -53,7 +55,8 @@ TEST_F(HeadTest, AutoKeepsASmallHead) {
 TEST_F(HeadTest, AHeadOfEightBitsStaysAsStored) {
   testing::Tensors tensors = testing::SmallTensors();
   const std::vector<int64_t> shape = tensors.at("lm_head.weight").shape;
-  tensors["lm_head.weight"] = {"F8_E4M3", shape, std::string(static_cast<size_t>(shape[0] * shape[1]), '\x38')};
+  tensors["lm_head.weight"] = {"F8_E4M3", shape,
+                               std::string(static_cast<size_t>(shape[0] * shape[1]), '\x38')};
   const std::vector<int64_t> blocks = {(shape[0] + 127) / 128, (shape[1] + 127) / 128};
   tensors["lm_head.weight_scale_inv"] = testing::F32(blocks, 3);
   const testing::Folder folder;
@@ -68,9 +71,11 @@ TEST_F(HeadTest, AHeadOfEightBitsStaysAsStored) {
   }
 }
 
-// Half a step of the row's scale per weight, half a step of the group's scale per input, and the rounding of 256 sums.
+// Half a step of the row's scale per weight, half a step of the group's scale per input, and the rounding of
+// 256 sums.
 TEST_F(HeadTest, Int8IsAsCloseAsItsScalesAllow) {
-  const std::vector<float> exact = Held(*Load(HeadFormat::kStored, {})), coarse = Held(*Load(HeadFormat::kInt8, {}));
+  const std::vector<float> exact = Held(*Load(HeadFormat::kStored, {})),
+                           coarse = Held(*Load(HeadFormat::kInt8, {}));
   const kernels::PlainLinear stored = *checkpoint_->ReadLinear("lm_head");
   double furthest = 0;
   for (int64_t n = 0; n < vocab_; ++n) {
@@ -88,7 +93,8 @@ TEST_F(HeadTest, Int8IsAsCloseAsItsScalesAllow) {
         inputs += x;
         top = std::max(top, x);
       }
-      const double bound = scale / 2 * inputs + (weights + scale / 2 * static_cast<double>(hidden_)) * top / 32639 / 2 +
+      const double bound = scale / 2 * inputs +
+                           (weights + scale / 2 * static_cast<double>(hidden_)) * top / 32639 / 2 +
                            weights * top * 256 * 0x1p-24;
       const double error = std::fabs(static_cast<double>(exact[static_cast<size_t>(r * vocab_ + n)]) -
                                      static_cast<double>(coarse[static_cast<size_t>(r * vocab_ + n)]));
@@ -102,7 +108,8 @@ TEST_F(HeadTest, Int8IsAsCloseAsItsScalesAllow) {
 TEST_F(HeadTest, RowRangesAreTheWhole) {
   for (const HeadFormat format : {HeadFormat::kStored, HeadFormat::kInt8}) {
     const std::vector<float> whole = Held(*Load(format, {}));
-    for (const RowRange range : {RowRange{0, 1}, RowRange{0, 128}, RowRange{128, 128}, RowRange{256, vocab_ - 256}}) {
+    for (const RowRange range :
+         {RowRange{0, 1}, RowRange{0, 128}, RowRange{128, 128}, RowRange{256, vocab_ - 256}}) {
       const auto head = Load(format, range);
       ASSERT_EQ(head->held(), range.count);
       const std::vector<float> part = Held(*head);
@@ -170,7 +177,8 @@ TEST_F(HeadTest, RanksAndBlocksMoveNoBit) {
       placement.set_head_rows(ranges);
       const auto exchange = [&] {
         std::vector<std::unique_ptr<LmHead>> heads;
-        for (const RowRange& range : ranges) heads.push_back(range.count == 0 ? nullptr : Load(format, range));
+        for (const RowRange& range : ranges)
+          heads.push_back(range.count == 0 ? nullptr : Load(format, range));
         return HeadExchange(std::move(heads), context_);
       };
       const auto own = Load(format, ranges[0]);

@@ -1,5 +1,5 @@
-// Routing to ranks, and the mixture of experts around an exchange that a test can watch: what is asked of whom, in which
-// blocks, and that neither blocks, ranks, replicas nor probes move a bit.
+// Routing to ranks, and the mixture of experts around an exchange that a test can watch: what is asked of
+// whom, in which blocks, and that neither blocks, ranks, replicas nor probes move a bit.
 #include "model/moe.h"
 
 #include <gmock/gmock.h>
@@ -42,8 +42,11 @@ Choices RandomChoices(std::mt19937& random, int32_t rows, int32_t top_k, int32_t
 
 // Cuts and replicas everywhere.
 Placement RandomPlacement(std::mt19937& random, int32_t ranks, int32_t experts, int32_t groups) {
-  Placement p(Epoch(0), ranks, {{.experts = experts, .groups = groups}, {.experts = experts, .groups = groups}});
-  const auto pick = [&](int32_t below) { return static_cast<int32_t>(random() % static_cast<uint32_t>(below)); };
+  Placement p(Epoch(0), ranks,
+              {{.experts = experts, .groups = groups}, {.experts = experts, .groups = groups}});
+  const auto pick = [&](int32_t below) {
+    return static_cast<int32_t>(random() % static_cast<uint32_t>(below));
+  };
   for (int32_t i = 0; i < 3 * experts; ++i) {
     const int32_t first = pick(groups);
     std::vector<RankId> holders;
@@ -75,7 +78,7 @@ TEST(SplitRoutes, EveryChoiceVisitsEverySegmentOnceAtAHolder) {
     const auto parts = Split(placement, c);
     ASSERT_EQ(parts.size(), static_cast<size_t>(ranks));
 
-    std::map<std::tuple<int32_t, int32_t, int32_t>, float> seen;  // (row, expert, first group) -> weight
+    std::map<std::tuple<int32_t, int32_t, int32_t>, float> seen;    // (row, expert, first group) -> weight
     std::map<std::pair<int32_t, int32_t>, std::set<size_t>> asked;  // (expert, first group) -> ranks
     for (size_t r = 0; r < parts.size(); ++r) {
       std::set<std::pair<int32_t, int32_t>> closed;
@@ -91,8 +94,9 @@ TEST(SplitRoutes, EveryChoiceVisitsEverySegmentOnceAtAHolder) {
         open = segment;
         bool held = false;
         for (const Segment& s : placement.segments(LayerId(1), ExpertId(route.expert))) {
-          held = held || (s.first_group == route.first_group && s.groups == route.groups &&
-                          std::count(s.holders.begin(), s.holders.end(), RankId(static_cast<int32_t>(r))) == 1);
+          held =
+              held || (s.first_group == route.first_group && s.groups == route.groups &&
+                       std::count(s.holders.begin(), s.holders.end(), RankId(static_cast<int32_t>(r))) == 1);
         }
         EXPECT_TRUE(held) << "rank " << r << " expert " << route.expert << " group " << route.first_group;
       }
@@ -145,8 +149,14 @@ class WatchedExchange final : public Exchange {
                            std::span<const Part> parts) override {
     if (fail_send_block == block) return Error(errors::kNodeLost, "the send failed");
     asked.push_back({step.value(), layer.value(), block, rows.rows, {parts.begin(), parts.end()}});
-    Pending p{.block = block, .sums = std::vector<int64_t>(rows.rows * rows.hidden), .errors = std::vector<uint8_t>(rows.rows)};
-    const kernels::Activations x{.rows = rows.rows, .width = rows.hidden, .values = rows.values, .codes = rows.codes, .scales = rows.scales};
+    Pending p{.block = block,
+              .sums = std::vector<int64_t>(rows.rows * rows.hidden),
+              .errors = std::vector<uint8_t>(rows.rows)};
+    const kernels::Activations x{.rows = rows.rows,
+                                 .width = rows.hidden,
+                                 .values = rows.values,
+                                 .codes = rows.codes,
+                                 .scales = rows.scales};
     for (const Part& part : parts) {
       for (const Route& route : part.routes) {
         EXPECT_GE(route.row, 0);
@@ -154,8 +164,8 @@ class WatchedExchange final : public Exchange {
       }
       kernels::Workspace workspace;
       RETURN_IF_ERROR(stores_.at(part.rank.value() - 1)
-                          ->Compute(layer, x, part.routes, kernels::ActivationContract::kInt16, pool_, workspace,
-                                    p.sums.data(), p.errors.data()));
+                          ->Compute(layer, x, part.routes, kernels::ActivationContract::kInt16, pool_,
+                                    workspace, p.sums.data(), p.errors.data()));
     }
     pending_.push_back(std::move(p));
     return absl::OkStatus();
@@ -171,10 +181,13 @@ class WatchedExchange final : public Exchange {
     if (flag_row_of_last_block >= 0 && pending_.empty()) into.row_errors[flag_row_of_last_block] = 1;
     return absl::OkStatus();
   }
-  absl::Status SendMatmul(StepId, int32_t, const float*, int32_t, int32_t, std::span<const MatmulPart>) override {
+  absl::Status SendMatmul(StepId, int32_t, const float*, int32_t, int32_t,
+                          std::span<const MatmulPart>) override {
     return absl::UnimplementedError("not a head");
   }
-  absl::Status ReceiveMatmul(StepId, int32_t, float*, int64_t) override { return absl::UnimplementedError("not a head"); }
+  absl::Status ReceiveMatmul(StepId, int32_t, float*, int64_t) override {
+    return absl::UnimplementedError("not a head");
+  }
   void SetPeers(Epoch, std::vector<Peer>) override {}
   int64_t bytes() const override { return 0; }
   double wait_seconds() const override { return 0; }
@@ -302,10 +315,12 @@ TEST_P(RunMoeTest, AFailingExchangeEndsTheStepWithItsStatus) {
   for (const int32_t block : {0, 1}) {
     WatchedExchange send(*checkpoint_, placement, table_);
     send.fail_send_block = block;
-    EXPECT_THAT(std::string(Run(100, placement, &send).status.message()), HasSubstr("NET-001: the send failed"));
+    EXPECT_THAT(std::string(Run(100, placement, &send).status.message()),
+                HasSubstr("NET-001: the send failed"));
     WatchedExchange receive(*checkpoint_, placement, table_);
     receive.fail_receive_block = block;
-    EXPECT_THAT(std::string(Run(100, placement, &receive).status.message()), HasSubstr("NET-001: the answer failed"));
+    EXPECT_THAT(std::string(Run(100, placement, &receive).status.message()),
+                HasSubstr("NET-001: the answer failed"));
   }
 }
 
@@ -319,7 +334,8 @@ TEST_P(RunMoeTest, AWorkersRowErrorLandsOnTheRowOfItsBlock) {
 }
 
 // Integer experts, wide ones, and float experts: both row formats.
-INSTANTIATE_TEST_SUITE_P(Cases, RunMoeTest, ::testing::Values("int4-wide-experts", "int4-asym-v1-g64", "mtp-equals-target"),
+INSTANTIATE_TEST_SUITE_P(Cases, RunMoeTest,
+                         ::testing::Values("int4-wide-experts", "int4-asym-v1-g64", "mtp-equals-target"),
                          [](const auto& info) {
                            std::string name = info.param;
                            for (char& ch : name) ch = ch == '-' ? '_' : ch;

@@ -1,5 +1,5 @@
-// Sampling by keyed noise. What is kept by top-k, top-p and min-p is read off many draws: over enough positions every
-// kept token comes out, and a dropped one never does.
+// Sampling by keyed noise. What is kept by top-k, top-p and min-p is read off many draws: over enough
+// positions every kept token comes out, and a dropped one never does.
 #include "model/sampler.h"
 
 #include <gmock/gmock.h>
@@ -33,7 +33,8 @@ std::vector<float> Logs(const std::vector<double>& probabilities) {
 }
 
 // Every token that comes out over `positions` positions.
-std::set<TokenId> Drawn(const std::vector<float>& logits, const Sampling& sampling, int64_t positions = 3000) {
+std::set<TokenId> Drawn(const std::vector<float>& logits, const Sampling& sampling,
+                        int64_t positions = 3000) {
   ThreadPool pool(1);
   std::set<TokenId> seen;
   for (int64_t p = 0; p < positions; ++p)
@@ -102,8 +103,8 @@ TEST(SampleToken, GreedyTakesTheLowestOfTheLargest) {
 TEST(SampleToken, WhatIsNotANumberIsRefused) {
   const float infinity = std::numeric_limits<float>::infinity();
   const std::vector<std::vector<float>> rows = {
-      {1, kNaN, 2}, {kNaN}, {kMinusInfinity, kMinusInfinity}, {kMinusInfinity, kNaN}, {1, infinity},
-      {infinity, infinity}};
+      {1, kNaN, 2},           {kNaN},        {kMinusInfinity, kMinusInfinity},
+      {kMinusInfinity, kNaN}, {1, infinity}, {infinity, infinity}};
   for (const auto& row : rows) {
     for (const float temperature : {0.0f, 1.0f}) {
       const auto drawn = Draw(row, {.temperature = temperature});
@@ -169,15 +170,15 @@ TEST(SampleToken, TemperatureComesFirst) {
 }
 
 TEST(SampleToken, TopKComesBeforeTopP) {
-  // Of 0.4 0.3 0.2 0.1 the first three are 0.444 0.333 0.222 of their own sum: two of them reach 0.75. Of all four,
-  // two would make 0.7 only.
+  // Of 0.4 0.3 0.2 0.1 the first three are 0.444 0.333 0.222 of their own sum: two of them reach 0.75. Of all
+  // four, two would make 0.7 only.
   EXPECT_THAT(Drawn(Logs({0.4, 0.3, 0.2, 0.1}), {.top_k = 3, .top_p = 0.75f}), ElementsAre(0, 1));
   EXPECT_THAT(Drawn(Logs({0.4, 0.3, 0.2, 0.1}), {.top_p = 0.75f}), ElementsAre(0, 1, 2));
 }
 
 TEST(SampleToken, TopPComesBeforeMinP) {
-  // Of all four, 0.4 does not reach 0.5, so two stay, and both are above 0.6 of the largest. Min-p first would leave
-  // 0.571 0.429, and top-p then one.
+  // Of all four, 0.4 does not reach 0.5, so two stay, and both are above 0.6 of the largest. Min-p first
+  // would leave 0.571 0.429, and top-p then one.
   EXPECT_THAT(Drawn(Logs({0.4, 0.3, 0.2, 0.1}), {.top_p = 0.5f, .min_p = 0.6f}), ElementsAre(0, 1));
 }
 
@@ -197,8 +198,12 @@ TEST(SampleToken, IsTheArgmaxOfLogitOverTemperaturePlusNoise) {
     double highest = -1e300;
     for (TokenId t = 0; t < 5; ++t) {
       const double u =
-          (static_cast<double>(SpecifiedBits(77, 2, static_cast<uint64_t>(position), static_cast<uint32_t>(t)) >> 12) + 0.5) * 0x1p-52;
-      const double score = static_cast<double>(logits[t]) / static_cast<double>(0.7f) - std::log(-std::log(u));
+          (static_cast<double>(
+               SpecifiedBits(77, 2, static_cast<uint64_t>(position), static_cast<uint32_t>(t)) >> 12) +
+           0.5) *
+          0x1p-52;
+      const double score =
+          static_cast<double>(logits[t]) / static_cast<double>(0.7f) - std::log(-std::log(u));
       if (score > highest) {
         highest = score;
         want = t;
@@ -229,7 +234,8 @@ TEST(SampleToken, SeedChoiceAndPositionEachChangeTheDraws) {
   const std::vector<float> logits(64, 0.0f);
   const auto draws = [&](uint64_t seed, uint32_t choice, int64_t first) {
     std::vector<TokenId> tokens;
-    for (int64_t p = first; p < first + 16; ++p) tokens.push_back(*Draw(logits, {.seed = seed, .choice = choice}, p));
+    for (int64_t p = first; p < first + 16; ++p)
+      tokens.push_back(*Draw(logits, {.seed = seed, .choice = choice}, p));
     return tokens;
   };
   const auto base = draws(1, 0, 0);
@@ -245,7 +251,8 @@ TEST(SampleToken, SeedChoiceAndPositionEachChangeTheDraws) {
 // ---------------------------------------------------------------- distribution
 
 // Pearson's statistic of draws over positions 1 .. count against `expected`.
-double ChiSquare(const std::vector<double>& expected, int64_t count, const std::function<TokenId(int64_t)>& draw) {
+double ChiSquare(const std::vector<double>& expected, int64_t count,
+                 const std::function<TokenId(int64_t)>& draw) {
   std::vector<int64_t> seen(expected.size(), 0);
   for (int64_t p = 1; p <= count; ++p) ++seen[static_cast<size_t>(draw(p))];
   double sum = 0;
@@ -257,8 +264,8 @@ double ChiSquare(const std::vector<double>& expected, int64_t count, const std::
 }
 
 constexpr double kCritical15 = 56.493;  // 15 degrees of freedom exceed this with probability 1e-6
-const std::vector<float> kSixteen = {0.1f, 1.9f, -0.7f, 0.0f, 1.2f, -1.5f, 0.8f, 0.4f,
-                                     -0.2f, 0.6f, 1.1f, -1.1f, 0.3f, 1.5f, -0.4f, 0.9f};
+const std::vector<float> kSixteen = {0.1f,  1.9f, -0.7f, 0.0f,  1.2f, -1.5f, 0.8f,  0.4f,
+                                     -0.2f, 0.6f, 1.1f,  -1.1f, 0.3f, 1.5f,  -0.4f, 0.9f};
 
 std::vector<double> Softmax(const std::vector<float>& logits, double temperature) {
   std::vector<double> p;
@@ -275,7 +282,8 @@ TEST(SampleToken, DrawsFollowTheSoftmax) {
   });
   EXPECT_LT(plain, kCritical15);
   const double cool = ChiSquare(Softmax(kSixteen, 0.5), 200000, [&](int64_t p) {
-    return SampleToken(kernels::ReferenceKernels(), pool, kSixteen, {.temperature = 0.5f, .seed = 21}, p).value_or(0);
+    return SampleToken(kernels::ReferenceKernels(), pool, kSixteen, {.temperature = 0.5f, .seed = 21}, p)
+        .value_or(0);
   });
   EXPECT_LT(cool, kCritical15);
 }
@@ -291,7 +299,8 @@ TEST(SampleToken, NeighbouringPositionsAreIndependent) {
   const auto draw = [&](int64_t p) {
     return SampleToken(kernels::ReferenceKernels(), pool, four, {.seed = 22}, p).value_or(0);
   };
-  EXPECT_LT(ChiSquare(pairs, 50000, [&](int64_t p) { return 4 * draw(2 * p) + draw(2 * p + 1); }), kCritical15);
+  EXPECT_LT(ChiSquare(pairs, 50000, [&](int64_t p) { return 4 * draw(2 * p) + draw(2 * p + 1); }),
+            kCritical15);
 }
 
 // The statistic must be able to fail: noise that forgets the token, and a generator that repeats itself.

@@ -17,8 +17,8 @@
 namespace paceline {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::GoldenCase;
+using ::testing::HasSubstr;
 using testing::LocalCluster;
 using testing::LocalClusterOptions;
 
@@ -58,7 +58,8 @@ class Thinned {
   Thinned(const GoldenCase& c, const std::function<bool(const std::string&)>& leaves_out) {
     for (const auto& entry : std::filesystem::directory_iterator(c.directory)) {
       if (entry.path().filename() != "model.safetensors")
-        std::filesystem::copy_file(entry.path(), std::filesystem::path(folder_.path()) / entry.path().filename());
+        std::filesystem::copy_file(entry.path(),
+                                   std::filesystem::path(folder_.path()) / entry.path().filename());
     }
     testing::Tensors tensors = ReadTensors(c.directory + "/model.safetensors");
     left_out = std::erase_if(tensors, [&](const auto& item) { return leaves_out(item.first); });
@@ -109,7 +110,8 @@ TEST(Drafts, AMissingTensorIsNamedAndTheModelRunsWithout) {
   const auto checkpoint = Checkpoint::Open(none.path());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   std::string hash;
-  EXPECT_THAT(std::string(DraftStatus(**checkpoint, text, &hash).message()), HasSubstr("holds no mtp.* tensors"));
+  EXPECT_THAT(std::string(DraftStatus(**checkpoint, text, &hash).message()),
+              HasSubstr("holds no mtp.* tensors"));
   EXPECT_EQ(hash, want);
 }
 
@@ -133,8 +135,8 @@ TEST(Drafts, DepthAndLengthAtTheirEnds) {
   EXPECT_TRUE(drafts(1, 3).empty());
   EXPECT_EQ(drafts(2, 3).size(), 1u);
   EXPECT_EQ(drafts(9, 0), std::vector<std::vector<TokenId>>(8));
-  // A chain is a function of the text before it: depth and what follows do not change its beginning. 66 and more are
-  // two blocks of rows.
+  // A chain is a function of the text before it: depth and what follows do not change its beginning. 66 and
+  // more are two blocks of rows.
   const auto whole = drafts(100, 4), shorter = drafts(70, 2);
   ASSERT_EQ(whole.size(), 99u);
   for (size_t i = 0; i < shorter.size(); ++i) {
@@ -144,7 +146,8 @@ TEST(Drafts, DepthAndLengthAtTheirEnds) {
   }
 }
 
-// The stored head's favourite is the INT8 head's in nearly every row, and ranks that share the INT8 head have its bits.
+// The stored head's favourite is the INT8 head's in nearly every row, and ranks that share the INT8 head have
+// its bits.
 TEST(Int8Head, AgreesWithTheStoredHeadAndIsOneArithmeticOverRanks) {
   const GoldenCase c = CaseOf("hybrid-int4-fp8-bf16");
   const auto checkpoint = Checkpoint::Open(c.directory);
@@ -165,7 +168,8 @@ TEST(Int8Head, AgreesWithTheStoredHeadAndIsOneArithmeticOverRanks) {
   double furthest = 0;
   for (size_t i = 0; i < text.size(); ++i) {
     agree += int8.rows[i].top[0].token == stored.rows[i].top[0].token ? 1 : 0;
-    furthest = std::max(furthest, std::fabs(static_cast<double>(int8.rows[i].logprob - stored.rows[i].logprob)));
+    furthest =
+        std::max(furthest, std::fabs(static_cast<double>(int8.rows[i].logprob - stored.rows[i].logprob)));
   }
   EXPECT_GE(agree * 100, text.size() * 95);
   EXPECT_LT(furthest, 0.25);

@@ -1,5 +1,5 @@
-// The trunk as its coordinator sees it, over real checkpoints: rows of several sequences in one step, state that is
-// taken over, failures that stay with their request, what the hash covers, and workers that go away.
+// The trunk as its coordinator sees it, over real checkpoints: rows of several sequences in one step, state
+// that is taken over, failures that stay with their request, what the hash covers, and workers that go away.
 #include "worker/trunk.h"
 
 #include <gmock/gmock.h>
@@ -20,8 +20,8 @@
 namespace paceline {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::GoldenCase;
+using ::testing::HasSubstr;
 using testing::LocalCluster;
 using testing::LocalClusterOptions;
 using testing::ScoreText;
@@ -73,7 +73,8 @@ class TrunkTest : public ::testing::TestWithParam<std::tuple<const char*, const 
   LocalClusterOptions options_;
 };
 
-// Sequences come and go, each in its own chunks, prompt rows beside decode rows, more than one block of rows a step.
+// Sequences come and go, each in its own chunks, prompt rows beside decode rows, more than one block of rows
+// a step.
 TEST_P(TrunkTest, SequencesInOneStepDoNotKnowEachOther) {
   struct Sequence {
     std::vector<TokenId> text;
@@ -90,7 +91,12 @@ TEST_P(TrunkTest, SequencesInOneStepDoNotKnowEachOther) {
   for (int32_t i = 0; i < 4; ++i) {
     std::vector<TokenId> text = Repeated(model_, 40 + 20 * static_cast<size_t>(i));
     std::rotate(text.begin(), text.begin() + 5 * i, text.end());
-    sequences.push_back({.text = text, .want = HashOf(trunk, text), .hash = "", .starts = 2 * static_cast<uint64_t>(i), .slot = (i + 2) % 4, .pages = {7 - i}});
+    sequences.push_back({.text = text,
+                         .want = HashOf(trunk, text),
+                         .hash = "",
+                         .starts = 2 * static_cast<uint64_t>(i),
+                         .slot = (i + 2) % 4,
+                         .pages = {7 - i}});
   }
   const std::vector<TokenId> prompt(model_.text.begin(), model_.text.begin() + 33);
   const Sampling sampling{.temperature = 0.8f, .top_p = 0.95f, .seed = 12};
@@ -109,7 +115,8 @@ TEST_P(TrunkTest, SequencesInOneStepDoNotKnowEachOther) {
       const int64_t left = static_cast<int64_t>(s.text.size()) - s.done;
       const bool waits = &s == &sequences[3] && drawn.size() < alone->size();
       if (step < s.starts || left == 0 || waits || random() % 4 == 0) continue;
-      const int64_t n = std::min<int64_t>(left, random() % 2 == 0 ? 1 : 1 + static_cast<int64_t>(random() % 50));
+      const int64_t n =
+          std::min<int64_t>(left, random() % 2 == 0 ? 1 : 1 + static_cast<int64_t>(random() % 50));
       SequenceRows rows{.sequence = SequenceId(50 + static_cast<uint64_t>(s.slot)),
                         .slot = s.slot,
                         .pages = s.pages,
@@ -123,7 +130,13 @@ TEST_P(TrunkTest, SequencesInOneStepDoNotKnowEachOther) {
     }
     const bool decodes = drawn.size() < alone->size();
     if (decodes) {
-      plan.sequences.push_back({.sequence = SequenceId(9), .slot = sequences[3].slot, .pages = {0}, .first_position = position, .tokens = next, .sampled_rows = 1, .sampling = sampling});
+      plan.sequences.push_back({.sequence = SequenceId(9),
+                                .slot = sequences[3].slot,
+                                .pages = {0},
+                                .first_position = position,
+                                .tokens = next,
+                                .sampled_rows = 1,
+                                .sampling = sampling});
       position += static_cast<int64_t>(next.size());
     }
     if (plan.sequences.empty()) continue;
@@ -170,22 +183,28 @@ TEST_P(TrunkTest, PositionZeroStartsASlotAfresh) {
   EXPECT_EQ(anew->logits_hash, want);
 }
 
-// 300 positions: chunks that end before, at and after the borders of Gated DeltaNet blocks (32), of the exchange (64)
-// and of KV pages (256); pages in any order.
+// 300 positions: chunks that end before, at and after the borders of Gated DeltaNet blocks (32), of the
+// exchange (64) and of KV pages (256); pages in any order.
 TEST_P(TrunkTest, BordersOfBlocksAndPagesDoNotShow) {
   const std::vector<TokenId> text = Repeated(model_, 300);
   auto cluster = StartCluster(model_, options_);
   LocalTrunk& trunk = cluster->trunk();
   const std::string want = HashOf(trunk, text, 300);
-  const std::vector<std::vector<int32_t>> cuts = {
-      {31, 33, 63, 65, 255, 257}, {32, 64, 128, 256}, {1, 30, 31, 32, 33, 34, 254, 255, 256, 257, 258}, {250, 299}};
+  const std::vector<std::vector<int32_t>> cuts = {{31, 33, 63, 65, 255, 257},
+                                                  {32, 64, 128, 256},
+                                                  {1, 30, 31, 32, 33, 34, 254, 255, 256, 257, 258},
+                                                  {250, 299}};
   for (size_t i = 0; i < cuts.size(); ++i) {
     std::vector<int32_t> ends = cuts[i];
     ends.push_back(300);
     int32_t first = 0;
     std::string hash;
     for (const int32_t end : ends) {
-      SequenceRows rows{.sequence = SequenceId(70 + i), .slot = 3, .pages = {9 - static_cast<int32_t>(i), 4}, .first_position = first, .tokens = {text.begin() + first, text.begin() + end}};
+      SequenceRows rows{.sequence = SequenceId(70 + i),
+                        .slot = 3,
+                        .pages = {9 - static_cast<int32_t>(i), 4},
+                        .first_position = first,
+                        .tokens = {text.begin() + first, text.begin() + end}};
       rows.targets.assign(rows.tokens.size(), -1);
       rows.hash_logits = true;
       const auto result = trunk.Run({.step = StepId(1), .sequences = {rows}});
@@ -217,25 +236,26 @@ TEST_P(TrunkTest, TheKvDtypeAndTheActivationContractShow) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, TrunkTest,
-                         ::testing::Values(std::tuple{"int4-wide-experts", "reference"}, std::tuple{"int4-wide-experts", "cpu"},
-                                           std::tuple{"hybrid-int4-fp8-bf16", "cpu"}, std::tuple{"qwen3-moe-int4", "cpu"}),
-                         [](const auto& info) {
-                           std::string name = absl::StrCat(std::get<0>(info.param), "_", std::get<1>(info.param));
-                           for (char& ch : name) ch = ch == '-' ? '_' : ch;
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Cases, TrunkTest,
+    ::testing::Values(std::tuple{"int4-wide-experts", "reference"}, std::tuple{"int4-wide-experts", "cpu"},
+                      std::tuple{"hybrid-int4-fp8-bf16", "cpu"}, std::tuple{"qwen3-moe-int4", "cpu"}),
+    [](const auto& info) {
+      std::string name = absl::StrCat(std::get<0>(info.param), "_", std::get<1>(info.param));
+      for (char& ch : name) ch = ch == '-' ? '_' : ch;
+      return name;
+    });
 
 // ---------------------------------------------------------------- failures of one request
 
 // A kernel table has no room for state, so what the planted kernels do stands here.
-int32_t planted_row = -1;               // of the step
+int32_t planted_row = -1;                // of the step
 std::vector<float>* captured = nullptr;  // outputs of the LM head
 int64_t captured_outputs = 0;
 
 void PlantedExperts(ThreadPool& pool, kernels::Workspace& workspace, const kernels::Activations& x,
-                    std::span<const kernels::ExpertTask> tasks, kernels::ActivationContract contract, int64_t* sums,
-                    uint8_t* row_errors) {
+                    std::span<const kernels::ExpertTask> tasks, kernels::ActivationContract contract,
+                    int64_t* sums, uint8_t* row_errors) {
   kernels::reference::Experts(pool, workspace, x, tasks, contract, sums, row_errors);
   if (planted_row >= 0) row_errors[planted_row] = 1;
 }
@@ -250,26 +270,46 @@ TEST(TrunkErrors, ARowThatLeavesTheNumbersFailsItsOwnRequest) {
   const std::string want = HashOf(cluster->trunk(), {model.text.begin(), model.text.begin() + 6});
 
   const auto rows = [&](uint64_t sequence, int64_t first, int64_t count) {
-    SequenceRows r{.sequence = SequenceId(sequence), .slot = static_cast<int32_t>(sequence), .pages = {static_cast<int32_t>(sequence)}, .first_position = first, .tokens = {model.text.begin() + first, model.text.begin() + first + count}};
+    SequenceRows r{.sequence = SequenceId(sequence),
+                   .slot = static_cast<int32_t>(sequence),
+                   .pages = {static_cast<int32_t>(sequence)},
+                   .first_position = first,
+                   .tokens = {model.text.begin() + first, model.text.begin() + first + count}};
     r.targets.assign(r.tokens.size(), -1);
     r.hash_logits = true;
     return r;
   };
-  // Rows 0-1, 2-4 and 5 of the step; the one in the middle of the second sequence is bad.
-  planted_row = 3;
-  auto result = cluster->trunk().Run({.step = StepId(1), .sequences = {rows(1, 0, 2), rows(2, 0, 3), rows(3, 0, 1)}});
-  planted_row = -1;
-  ASSERT_TRUE(result.ok()) << result.status();
-  EXPECT_TRUE(result->sequences[0].status.ok());
-  EXPECT_EQ(result->sequences[1].status.code(), absl::StatusCode::kDataLoss);
-  EXPECT_EQ(CodeOf(std::string(result->sequences[1].status.message())), "REQ-003");
-  EXPECT_TRUE(result->sequences[1].rows.empty());
-  EXPECT_TRUE(result->sequences[2].status.ok());
-  cluster->trunk().Release(SequenceId(2));
-  // The others go on with the bits they would have had; the slot and page of the failed one start afresh.
-  result = cluster->trunk().Run({.step = StepId(2), .sequences = {rows(1, 2, 4), rows(2, 0, 6), rows(3, 1, 5)}});
-  ASSERT_TRUE(result.ok()) << result.status();
-  for (const SequenceResult& s : result->sequences) EXPECT_EQ(s.logits_hash, want) << s.sequence;
+  // Rows 0-1, 2-4 and 5 of the step.
+  const int32_t owner[] = {0, 0, 1, 1, 1, 2};
+  for (int32_t bad = 0; bad < 6; ++bad) {
+    SCOPED_TRACE(absl::StrCat("row ", bad));
+    planted_row = bad;
+    auto result =
+        cluster->trunk().Run({.step = StepId(1), .sequences = {rows(1, 0, 2), rows(2, 0, 3), rows(3, 0, 1)}});
+    planted_row = -1;
+    ASSERT_TRUE(result.ok()) << result.status();
+    StepPlan rest{.step = StepId(2), .sequences = {rows(1, 2, 4), rows(2, 3, 3), rows(3, 1, 5)}};
+    for (int32_t i = 0; i < 3; ++i) {
+      const SequenceResult& s = result->sequences[static_cast<size_t>(i)];
+      if (i != owner[bad]) {
+        EXPECT_TRUE(s.status.ok()) << s.status;
+        continue;
+      }
+      EXPECT_EQ(s.status.code(), absl::StatusCode::kDataLoss);
+      EXPECT_EQ(CodeOf(std::string(s.status.message())), "REQ-003");
+      EXPECT_TRUE(s.rows.empty());
+      // Its slot and page are given to a fresh text.
+      cluster->trunk().Release(s.sequence);
+      rest.sequences[static_cast<size_t>(i)] = rows(s.sequence.value(), 0, 6);
+    }
+    // The others go on with the bits they would have had.
+    result = cluster->trunk().Run(rest);
+    ASSERT_TRUE(result.ok()) << result.status();
+    for (const SequenceResult& s : result->sequences) {
+      EXPECT_EQ(s.logits_hash, want) << s.sequence;
+      cluster->trunk().Release(s.sequence);
+    }
+  }
 }
 
 // ---------------------------------------------------------------- what the hash covers
@@ -332,8 +372,16 @@ TEST_F(LogitsTest, GeneratingHashesTheRowsTokensWereDrawnFrom) {
   int64_t position = 0;
   for (int step = 0; step < 5; ++step) {
     const bool prompt = step == 0;
-    SequenceRows rows{.sequence = SequenceId(1), .slot = 0, .pages = {0}, .first_position = position, .tokens = tokens, .sampled_rows = prompt ? 0 : 1, .sampling = {.temperature = 2, .seed = 4}, .hash_logits = true};
-    const auto result = cluster->trunk().Run({.step = StepId(static_cast<uint64_t>(step)), .sequences = {rows}});
+    SequenceRows rows{.sequence = SequenceId(1),
+                      .slot = 0,
+                      .pages = {0},
+                      .first_position = position,
+                      .tokens = tokens,
+                      .sampled_rows = prompt ? 0 : 1,
+                      .sampling = {.temperature = 2, .seed = 4},
+                      .hash_logits = true};
+    const auto result =
+        cluster->trunk().Run({.step = StepId(static_cast<uint64_t>(step)), .sequences = {rows}});
     ASSERT_TRUE(result.ok()) << result.status();
     position += static_cast<int64_t>(tokens.size());
     hash = result->sequences[0].logits_hash;
@@ -347,7 +395,15 @@ TEST_F(LogitsTest, AMaskedIdIsNeverDrawnAndItsLogprobStays) {
   const std::vector<TokenId> prompt(model_.text.begin(), model_.text.begin() + 12);
   const auto draw = [&](const std::vector<bool>& has_token, const Sampling& sampling) {
     options_.has_token = has_token;
-    SequenceRows rows{.sequence = SequenceId(1), .slot = 0, .pages = {0}, .first_position = 0, .tokens = prompt, .sampled_rows = 12, .sampling = sampling, .top = 5, .logprobs = true};
+    SequenceRows rows{.sequence = SequenceId(1),
+                      .slot = 0,
+                      .pages = {0},
+                      .first_position = 0,
+                      .tokens = prompt,
+                      .sampled_rows = 12,
+                      .sampling = sampling,
+                      .top = 5,
+                      .logprobs = true};
     auto cluster = StartCluster(model_, options_);
     auto result = cluster->trunk().Run({.step = StepId(1), .sequences = {rows}});
     EXPECT_TRUE(result.ok()) << result.status();
@@ -369,8 +425,9 @@ TEST_F(LogitsTest, AMaskedIdIsNeverDrawnAndItsLogprobStays) {
       EXPECT_EQ(is.top[k].logprob, was.top[k].logprob);
     }
     EXPECT_TRUE(has_token[static_cast<size_t>(is.token)]);
-    const auto best = std::find_if(is.top.begin(), is.top.end(),
-                                   [&](const Candidate& c) { return has_token[static_cast<size_t>(c.token)]; });
+    const auto best = std::find_if(is.top.begin(), is.top.end(), [&](const Candidate& c) {
+      return has_token[static_cast<size_t>(c.token)];
+    });
     if (best != is.top.end()) {
       EXPECT_EQ(is.token, best->token);
       EXPECT_EQ(is.logprob, best->logprob);
