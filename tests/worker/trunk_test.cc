@@ -216,6 +216,24 @@ TEST_P(TrunkTest, BordersOfBlocksAndPagesDoNotShow) {
   }
 }
 
+// A step of several blocks over workers, with a probe of each, and the LM head cut over the ranks.
+TEST_P(TrunkTest, ALongStepOverWorkersHasTheBitsOfOneProcess) {
+  const std::vector<TokenId> text = Repeated(model_, 200);
+  const std::string want = HashOf(StartCluster(model_, options_)->trunk(), text, 200);
+  options_.ranks = 3;
+  options_.placement = "strided";
+  options_.link = "tcp";
+  options_.head_split = true;
+  auto cluster = StartCluster(model_, options_);
+  SequenceRows rows{.sequence = SequenceId(1), .slot = 0, .pages = {0}, .first_position = 0, .tokens = text};
+  rows.targets.assign(text.size(), -1);
+  rows.hash_logits = true;
+  const auto result = cluster->trunk().Run({.step = StepId(1), .sequences = {rows}, .probe_workers = true});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->sequences[0].logits_hash, want);
+  EXPECT_GT(cluster->trunk().counters().bytes, 0);
+}
+
 TEST_P(TrunkTest, TheKvDtypeAndTheActivationContractShow) {
   const std::vector<TokenId> text(model_.text.begin(), model_.text.begin() + 50);
   const std::string want = HashOf(StartCluster(model_, options_)->trunk(), text);
