@@ -49,7 +49,8 @@ int64_t StateBytes(const Batch& batch, const ModelConfig& config) {
   const int64_t state = int64_t{config.gdn_value_heads} * config.gdn_key_dim * config.gdn_value_dim * 4;
   int64_t bytes = 0;
   for (const kernels::RowRun& run : batch.runs) {
-    const int64_t borders = (run.first_position + run.rows) / kernels::kGdnBlock - run.first_position / kernels::kGdnBlock;
+    const int64_t borders =
+        (run.first_position + run.rows) / kernels::kGdnBlock - run.first_position / kernels::kGdnBlock;
     bytes += state * (1 + 2 * borders);
   }
   return bytes;

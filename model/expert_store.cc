@@ -146,7 +146,8 @@ absl::Status ExpertStore::Compute(LayerId layer, const kernels::Activations& x, 
             &slice, first_group, groups, {rows + begin, end - begin}, {weights + begin, end - begin}};
       }));
   if (touched_bytes != nullptr) {
-    for (int64_t i = 0; i < count; ++i) *touched_bytes += tasks[i].expert->bytes * tasks[i].groups / tasks[i].expert->groups;
+    for (int64_t i = 0; i < count; ++i)
+      *touched_bytes += tasks[i].expert->bytes * tasks[i].groups / tasks[i].expert->groups;
   }
   table_->experts(pool, workspace, x, {tasks, static_cast<size_t>(count)}, contract, sums, row_errors);
   return absl::OkStatus();

@@ -39,8 +39,7 @@ class ExpertStore {
   // together. FailedPrecondition names a leaf that is not held here.
   absl::Status Compute(LayerId layer, const kernels::Activations& x, std::span<const Route> routes,
                        kernels::ActivationContract contract, ThreadPool& pool, kernels::Workspace& workspace,
-                       int64_t* sums, uint8_t* row_errors,
-                       int64_t* touched_bytes = nullptr) const;
+                       int64_t* sums, uint8_t* row_errors, int64_t* touched_bytes = nullptr) const;
 
   int64_t experts() const { return experts_; }
   int64_t leaves() const { return leaves_; }

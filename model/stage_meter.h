@@ -1,5 +1,5 @@
-// Where a step's time and bytes go, by stage. Filled when a meter is given, free when not. Bytes are those a step must
-// read: weights once per pass, recurrent state, keys and values; activations are not counted.
+// Where a step's time and bytes go, by stage. Filled when a meter is given, free when not. Bytes are those a
+// step must read: weights once per pass, recurrent state, keys and values; activations are not counted.
 #pragma once
 
 #include <array>
@@ -8,9 +8,21 @@
 
 namespace paceline {
 
-enum class Stage { kAttention, kDeltaNet, kRouter, kExperts, kSharedExpert, kExchange, kDense, kHead, kOther, kCount };
+enum class Stage {
+  kAttention,
+  kDeltaNet,
+  kRouter,
+  kExperts,
+  kSharedExpert,
+  kExchange,
+  kDense,
+  kHead,
+  kOther,
+  kCount
+};
 constexpr const char* StageName(Stage stage) {
-  constexpr const char* kNames[] = {"attention", "delta_net", "router", "experts", "shared_expert", "exchange", "dense", "head", "other"};
+  constexpr const char* kNames[] = {"attention", "delta_net", "router", "experts", "shared_expert",
+                                    "exchange",  "dense",     "head",   "other"};
   return kNames[static_cast<int>(stage)];
 }
 

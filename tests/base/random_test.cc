@@ -1,4 +1,5 @@
-// Philox4x32-10 against the known answers of its authors, and the layout of the counter. NUMERICS, Randomness.
+// Philox4x32-10 against the known answers of its authors, and the layout of the counter. NUMERICS,
+// Randomness.
 #include "base/random.h"
 
 #include <gtest/gtest.h>
