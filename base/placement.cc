@@ -58,6 +58,20 @@ void Placement::Assign(LayerId layer, ExpertId expert, int32_t first_group, int3
   old = std::move(fresh);
 }
 
+void Placement::DropReplicas(RankId rank) {
+  for (size_t layer = 0; layer < segments_.size(); ++layer) {
+    for (size_t expert = 0; expert < segments_[layer].size(); ++expert) {
+      const std::vector<Segment> before = segments_[layer][expert];  // Assign() replaces the list
+      for (const Segment& s : before) {
+        std::vector<RankId> others = s.holders;
+        if (std::erase(others, rank) == 0 || others.empty()) continue;
+        Assign(LayerId(static_cast<int32_t>(layer)), ExpertId(static_cast<int32_t>(expert)), s.first_group,
+               s.groups, std::move(others));
+      }
+    }
+  }
+}
+
 std::vector<Segment> Placement::HeldBy(RankId rank, LayerId layer, ExpertId expert) const {
   std::vector<Segment> held;
   for (const Segment& s : segments(layer, expert)) {

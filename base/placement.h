@@ -60,6 +60,9 @@ class Placement {
   // Replaces the holders of groups [first_group, first_group + groups). Holders are sorted and deduplicated.
   void Assign(LayerId layer, ExpertId expert, int32_t first_group, int32_t groups,
               std::vector<RankId> holders);
+  // Takes `rank` out of the holders wherever another rank holds the same groups: what is left to ask while it
+  // is lost.
+  void DropReplicas(RankId rank);
 
   // The group ranges of `expert` that `rank` holds, ascending, merged.
   std::vector<Segment> HeldBy(RankId rank, LayerId layer, ExpertId expert) const;

@@ -28,7 +28,7 @@ constexpr int64_t kMaxExperts = 65536;
 constexpr int64_t kMaxHeads = 65536;
 constexpr int64_t kMaxHeadDim = 65536;
 constexpr int64_t kMaxContext = int64_t{1} << 30;
-// The exact sum has room for this many addends per token and layer (docs/NUMERICS.md, The exact sum).
+// The exact sum has room for this many addends per token and layer (docs/NUMERICS.md, Exact sum).
 constexpr int64_t kMaxAddends = 512;
 
 // Reads fields of one object; the first problem sticks and later reads return their fallback.

@@ -16,8 +16,11 @@ absl::StatusOr<HeadFormat> ResolveHeadFormat(const Checkpoint& checkpoint, HeadF
   ASSIGN_OR_RETURN(const Checkpoint::LinearFacts facts, checkpoint.DescribeLinear("lm_head"));
   const bool sixteen_bits =
       facts.format == kernels::WeightFormat::kBF16 || facts.format == kernels::WeightFormat::kF16;
-  if (asked == HeadFormat::kInt8)
-    return kernels::IsInteger(facts.format) ? HeadFormat::kStored : HeadFormat::kInt8;
+  // A head of 8 bits or fewer stays: making it INT8 would cost accuracy and save nothing.
+  if (asked == HeadFormat::kInt8) {
+    const bool wide = sixteen_bits || facts.format == kernels::WeightFormat::kF32;
+    return wide ? HeadFormat::kInt8 : HeadFormat::kStored;
+  }
   return sixteen_bits && facts.outputs > kAutoInt8Rows ? HeadFormat::kInt8 : HeadFormat::kStored;
 }
 

@@ -18,7 +18,8 @@ namespace paceline {
 
 enum class HeadFormat { kAuto, kStored, kInt8 };
 
-// What `auto` means for this checkpoint: a 16-bit head of more than 65,536 rows becomes INT8 per row at load.
+// What is asked, for this checkpoint. `auto`: a 16-bit head of more than 65,536 rows becomes INT8 per row at
+// load. `int8`: so does every 16-bit or fp32 head; one stored in 8 bits or fewer stays.
 absl::StatusOr<HeadFormat> ResolveHeadFormat(const Checkpoint& checkpoint, HeadFormat asked);
 
 class LmHead {

@@ -36,7 +36,7 @@ absl::StatusOr<TokenId> SampleToken(const kernels::KernelTable& table, ThreadPoo
                                     std::span<const float> logits, const Sampling& sampling,
                                     int64_t position) {
   const int64_t best = table.arg_max(pool, logits.data(), static_cast<int64_t>(logits.size()));
-  if (best < 0) {
+  if (best < 0 || !std::isfinite(logits[best])) {
     return Error(errors::kNonFinite,
                  "the logits of a row are not numbers, so no token can be drawn; the model's weights or this "
                  "request's state are damaged");

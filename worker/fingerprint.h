@@ -1,5 +1,5 @@
 // A fingerprint names arithmetic, not builds: one digest per class of the contract's revision and the options
-// that change bits, never of ISA, build or threads (docs/NUMERICS.md, Fingerprints). Equal fingerprints
+// that change bits, never of ISA, build or threads (docs/NUMERICS.md, Known answers). Equal fingerprints
 // promise equal bits.
 #pragma once
 

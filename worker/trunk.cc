@@ -23,7 +23,7 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LocalTrunk::Load(const Checkpoint& c
   auto trunk = std::unique_ptr<LocalTrunk>(new LocalTrunk(std::move(options)));
   const TrunkOptions& o = trunk->options_;
   const ModelConfig& config = trunk->config_ = checkpoint.config();
-  trunk->placement_ = placement;
+  trunk->placement_ = trunk->assigned_ = placement;
   trunk->peers_ = peers;
   ASSIGN_OR_RETURN(trunk->decoder_, Decoder::Load(checkpoint, trunk->table_, {}));
   ASSIGN_OR_RETURN(trunk->experts_, ExpertStore::Load(checkpoint, placement, RankId(0), trunk->table_,
@@ -59,7 +59,12 @@ void LocalTrunk::RefreshPeers() {
   PeerSnapshot snapshot = peers_->Peers();
   peers_version_ = snapshot.version;
   degraded_ = snapshot.degraded;
+  placement_ = assigned_;
   placement_.set_epoch(snapshot.epoch);
+  // While a replica's holder is lost, another holder answers for it.
+  for (const Exchange::Peer& peer : snapshot.peers) {
+    if (peer.link == nullptr || !peer.lost.ok()) placement_.DropReplicas(peer.rank);
+  }
   exchange_->SetPeers(snapshot.epoch, std::move(snapshot.peers));
 }
 

@@ -85,7 +85,8 @@ class LocalTrunk final : public Trunk {
   TrunkInfo info_;
   ThreadPool pool_;
   kernels::Workspace workspace_;
-  Placement placement_;
+  Placement placement_;  // whom to ask: the holders of `assigned_` less lost replicas
+  Placement assigned_;   // as loaded
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<ExpertStore> experts_;
   std::unique_ptr<LmHead> head_;

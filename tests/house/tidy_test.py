@@ -208,7 +208,18 @@ def documents(tree):
                     yield f"{name}: names `{path}`, which is not there"
 
 
-RULES = [include_arrows, link_arrows, orphans, openings, lines, documents]
+def specified(tree):
+    """Comments that send a reader to a heading of the specification send them to one that is there."""
+    headings = set(re.findall(r"^## (.*)$", tree.files["docs/NUMERICS.md"], re.M))
+    for name, text in tree.texts(*SOURCE):
+        prose = re.sub(r"\n\s*// ?", " ", text)
+        for named in re.findall(r"\bNUMERICS(?:\.md)?[,:] ([A-Z][\w -]*(?:, [A-Z][\w -]*)*)", prose):
+            for heading in named.split(", "):
+                if heading.strip() not in headings:
+                    yield f"{name}: names NUMERICS, {heading.strip()}: docs/NUMERICS.md has no such heading"
+
+
+RULES = [include_arrows, link_arrows, orphans, openings, lines, documents, specified]
 
 
 def findings(root):
@@ -243,6 +254,7 @@ PLANTED = [
     ("documents", "README.md", "[gone](docs/GONE.md)\n"),
     ("documents", "README.md", "[gone](docs/ARCHITECTURE.md#no-such-heading)\n"),
     ("documents", "docs/ARCHITECTURE.md", "`base/gone.h`\n"),
+    ("specified", "base/ids.h", "// NUMERICS: Norms, No\n// such heading.\n"),
 ]
 
 

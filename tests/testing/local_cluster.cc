@@ -72,6 +72,7 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(const Checkpoi
   trunk.lm_head = options.lm_head;
   trunk.slots = options.slots;
   trunk.pages = options.pages;
+  trunk.has_token = options.has_token;
   ASSIGN_OR_RETURN(cluster->trunk_, LocalTrunk::Load(checkpoint, cluster->placement_,
                                                      options.ranks > 1 ? cluster.get() : nullptr, trunk));
   return cluster;
@@ -80,18 +81,30 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(const Checkpoi
 LocalCluster::~LocalCluster() {
   stop_.store(true);
   trunk_.reset();
-  for (const auto& link : links_) link->Abort(absl::CancelledError("the test is over"));
+  for (const auto& link : links_) {
+    if (link != nullptr) link->Abort(absl::CancelledError("the test is over"));
+  }
   links_.clear();
   for (std::thread& t : workers_) t.join();
 }
 
 PeerSnapshot LocalCluster::Peers() const {
-  PeerSnapshot snapshot{.version = 1, .epoch = Epoch(0), .peers = {}, .degraded = {}};
+  PeerSnapshot snapshot{.version = version_, .epoch = Epoch(0), .peers = {}, .degraded = {}};
   for (size_t i = 0; i < links_.size(); ++i) {
-    snapshot.peers.push_back({RankId(static_cast<int32_t>(i) + 1), "worker-" + std::to_string(i + 1),
-                              links_[i], absl::OkStatus()});
+    snapshot.peers.push_back(
+        {RankId(static_cast<int32_t>(i) + 1), "worker-" + std::to_string(i + 1), links_[i],
+         links_[i] == nullptr ? absl::UnavailableError("its process ended") : absl::OkStatus()});
   }
   return snapshot;
+}
+
+void LocalCluster::Kill(RankId rank) {
+  links_.at(rank.value() - 1)->Abort(absl::UnavailableError("its process ended"));
+}
+
+void LocalCluster::Forget(RankId rank) {
+  links_.at(rank.value() - 1).reset();
+  ++version_;
 }
 
 namespace {

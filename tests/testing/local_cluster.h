@@ -35,6 +35,7 @@ struct LocalClusterOptions {
   HeadFormat lm_head = HeadFormat::kAuto;
   int32_t slots = 8;
   int32_t pages = 32;
+  std::vector<bool> has_token;  // as TrunkOptions
 };
 
 class LocalCluster final : public PeerSource {
@@ -45,12 +46,18 @@ class LocalCluster final : public PeerSource {
 
   LocalTrunk& trunk() { return *trunk_; }
   const Placement& placement() const { return placement_; }
-  uint64_t version() const override { return 1; }
+  uint64_t version() const override { return version_; }
   PeerSnapshot Peers() const override;
+
+  // The rank's process dies: its link goes down, and the head has not been told.
+  void Kill(RankId rank);
+  // The cluster has noticed: the next step's snapshot has no link of the rank.
+  void Forget(RankId rank);
 
  private:
   Placement placement_;
-  std::vector<std::shared_ptr<Link>> links_;  // head's ends, ranks 1..
+  std::vector<std::shared_ptr<Link>> links_;  // head's ends, ranks 1.., null once forgotten
+  uint64_t version_ = 1;
   std::vector<std::thread> workers_;
   std::atomic<bool> stop_{false};
   std::unique_ptr<LocalTrunk> trunk_;
