@@ -312,18 +312,6 @@ void AddScore(CLI::App* app, ScoreOptions& score) {
   AddJson(app, score.json);
 }
 
-void AddVerify(CLI::App* app, VerifyOptions& verify) {
-  verify.head.cluster.local_workers = 1;
-  verify.head.options.draft = "4";
-  AddHead(app, verify.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head", true);
-  AddPrompt(app, verify.prompt, false, false);
-  Group(app, "Prompt")
-      .AddDefault("max-tokens", verify.max_tokens, "Tokens per comparison")
-      ->check(Whole(1, kMany))
-      ->option_text("N [64]");
-  AddJson(app, verify.json);
-}
-
 void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   AddHead(app, bench.head, "Directory of a checkpoint", true);
   Group measuring(app, "Measuring");
@@ -481,7 +469,6 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   WorkerOptions worker;
   GenerateOptions generate;
   ScoreOptions score;
-  VerifyOptions verify;
   BenchStepOptions bench_step;
   TokenizeOptions tokenize;
   StatusOptions status;
@@ -495,8 +482,6 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* generate_app =
       root.add_subcommand("generate", "Continue one prompt, from a directory or a running head");
   CLI::App* score_app = root.add_subcommand("score", "Log-probabilities of given tokens");
-  CLI::App* verify_app = root.add_subcommand(
-      "verify", "Prove on this machine or cluster that tokens are equal however they are computed");
   CLI::App* bench_app = root.add_subcommand("bench", "Measure");
   bench_app->require_subcommand(1);
   CLI::App* step_app =
@@ -508,7 +493,6 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   AddWorker(worker_app, worker, worker_insecure_links);
   AddGenerate(generate_app, generate);
   AddScore(score_app, score);
-  AddVerify(verify_app, verify);
   AddBenchStep(step_app, bench_step);
   AddTokenize(tokenize_app, tokenize, no_parse_special);
   AddStatus(status_app, status);
@@ -537,7 +521,6 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   if (*worker_app) parsed.invocation = worker;
   if (*generate_app) parsed.invocation = generate;
   if (*score_app) parsed.invocation = score;
-  if (*verify_app) parsed.invocation = verify;
   if (*step_app) parsed.invocation = bench_step;
   if (*tokenize_app) parsed.invocation = tokenize;
   if (*status_app) parsed.invocation = status;

@@ -91,7 +91,7 @@ struct GenerateOptions {
   bool ignore_eos = false;
   bool logits_hash = false;
   bool json = false;
-  std::string json_file;            // the JSON answer goes here, the text to stdout as without it
+  std::string json_file;  // the JSON answer goes here, the text to stdout as without it
 };
 
 struct ScoreOptions {
@@ -99,13 +99,6 @@ struct ScoreOptions {
   std::string tokens_json;
   int top = 0;
   int drafts = 0;
-  bool json = false;
-};
-
-struct VerifyOptions {
-  HeadOptions head;  // head.model: a directory, or grpc://HOST:PORT
-  PromptOptions prompt;
-  int64_t max_tokens = 64;
   bool json = false;
 };
 
@@ -139,8 +132,8 @@ struct SynthOptions {
   uint64_t seed = 1;
 };
 
-using Invocation = std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions,
-                                BenchStepOptions, TokenizeOptions, StatusOptions, SynthOptions>;
+using Invocation = std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, BenchStepOptions,
+                                TokenizeOptions, StatusOptions, SynthOptions>;
 
 // Either an invocation, or what to print and the status to exit with (help, version, a usage error).
 struct Parsed {

@@ -133,10 +133,6 @@ TEST_F(OptionsTest, EveryCommandOfTheContractIsThere) {
   EXPECT_EQ(score.head.options.kv_dtype, "fp32");
   EXPECT_EQ(score.head.cluster.placement, "sliced");
   EXPECT_EQ(Get<ScoreOptions>({"score", "m", "--tokens-json", "f", "--drafts", "4"}).drafts, 4);
-  const auto verify = Get<VerifyOptions>({"verify", "m"});
-  EXPECT_EQ(verify.head.cluster.local_workers, 1);
-  EXPECT_EQ(verify.max_tokens, 64);
-  EXPECT_EQ(verify.head.options.draft, "4");
   EXPECT_EQ(Get<BenchStepOptions>({"bench", "step", "m", "--rows", "1,4"}).rows, (std::vector<int>{1, 4}));
   EXPECT_FALSE(
       Get<TokenizeOptions>({"tokenize", "m", "--text-file", "f", "--no-parse-special"}).parse_special);
@@ -154,7 +150,6 @@ TEST_F(OptionsTest, HelpAndVersionGoToStdoutWithStatusZero) {
                                                   {"worker"},
                                                   {"generate"},
                                                   {"score"},
-                                                  {"verify"},
                                                   {"bench"},
                                                   {"bench", "step"},
                                                   {"tokenize"},
