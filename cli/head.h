@@ -68,6 +68,7 @@ class Head {
 
   HeadConfig config_;
   Compute compute_;
+  std::string known_answer_;
   ContractOptions contract_;
   Placement placement_;
   std::unique_ptr<Checkpoint> checkpoint_;
