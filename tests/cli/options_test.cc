@@ -144,6 +144,34 @@ TEST_F(OptionsTest, EveryCommandOfTheContractIsThere) {
   EXPECT_EQ(synth.layers, 4);
 }
 
+TEST_F(OptionsTest, AFlagWinsOverTheTwinsOfItsAlternatives) {
+  SetEnv("PACELINE_PROMPT", "from the environment");
+  EXPECT_EQ(Get<GenerateOptions>({"generate", "m"}).prompt.text, "from the environment");
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"generate", "m", "--prompt-file", "f"},
+        std::vector<std::string>{"generate", "m", "--prompt-file=f"}}) {
+    const auto generate = Get<GenerateOptions>(words);
+    EXPECT_EQ(generate.prompt.file, "f");
+    EXPECT_FALSE(generate.prompt.text.has_value());
+  }
+  SetEnv("PACELINE_TEXT_FILE", "f");
+  EXPECT_EQ(Get<TokenizeOptions>({"tokenize", "m", "--text", "t"}).text_file, "");
+}
+
+TEST_F(OptionsTest, ASeedIsNoNegativeNumber) {
+  EXPECT_EQ(Get<GenerateOptions>({"generate", "m", "--prompt", "a", "--seed", "18446744073709551615"})
+                .sampling.seed,
+            UINT64_MAX);
+  for (const char* seed : {"-1", "18446744073709551616", "1.5", "x"}) {
+    ExpectUsageError({"generate", "m", "--prompt", "a", "--seed", seed}, {"error: CFG-002", "--seed", seed});
+  }
+}
+
+TEST_F(OptionsTest, ACommandIsAskedForByName) {
+  ExpectUsageError({}, {"error: CFG-002", "give a command: serve, worker, generate"});
+  ExpectUsageError({"bench"}, {"give a command: step"});
+}
+
 TEST_F(OptionsTest, HelpAndVersionGoToStdoutWithStatusZero) {
   for (const std::vector<std::string>& command : {std::vector<std::string>{},
                                                   {"serve"},
