@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/deferred_trunk.h"
 #include "cli/files.h"
 #include "cli/head.h"
 #include "cli/report.h"
@@ -75,7 +76,8 @@ class TextStream {
   bool operator()(const GeneratedToken& token) {
     if (enabled_) {
       std::fwrite(token.text.data(), 1, token.text.size(), stdout);
-      std::fflush(stdout);
+      // Nobody reads the rest; EndOutput says why.
+      if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return false;
     }
     return !StopRequested();
   }
@@ -96,8 +98,9 @@ absl::Status Report(const GenerateOptions& options, const nlohmann::json& answer
     if (!file) return Error(errors::kOption, absl::StrCat("cannot write ", options.json_file, " (--json-file); give a file in a folder that can be written"));
   }
   if (!options.json) {
-    StdErr().Line(absl::StrFormat("%d prompt tokens in %.2f s, %d tokens at %.1f tok/s; %s; seed %d", result.end.usage.prompt_tokens,
-                                  result.end.timings.prefill_s, result.end.usage.completion_tokens, DecodeRate(result), cluster_line, result.end.seed));
+    StdErr().Line(absl::StrFormat("%d prompt token%s in %.2f s, %d token%s at %.1f tok/s; %s; seed %d", result.end.usage.prompt_tokens,
+                                  result.end.usage.prompt_tokens == 1 ? "" : "s",
+                                  result.end.timings.prefill_s, result.end.usage.completion_tokens, result.end.usage.completion_tokens == 1 ? "" : "s", DecodeRate(result), cluster_line, result.end.seed));
   }
   return absl::OkStatus();
 }
@@ -126,11 +129,14 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   config.nodes = 1 + options.head.cluster.local_workers;
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(config));
   if (head->tokenizer() == nullptr && std::holds_alternative<std::string>(request.input)) return head->tokenizer_status();
-  RETURN_IF_ERROR(head->Load(kLocalPatience));
-
+  DeferredTrunk trunk(head->info());
   SchedulerOptions scheduling;
   scheduling.prefill_chunk = options.head.options.prefill_chunk;
-  Engine engine({.trunk = head->trunk(), .tokenizer = head->tokenizer(), .cluster = &head->cluster()}, head->defaults(), scheduling);
+  Engine engine({.trunk = &trunk, .tokenizer = head->tokenizer(), .cluster = &head->cluster()}, head->defaults(), scheduling);
+  // A wrong request is refused before a large model is loaded for it.
+  RETURN_IF_ERROR(engine.Check(request));
+  RETURN_IF_ERROR(head->Load(kLocalPatience));
+  trunk.Set(head->trunk());
   engine.Start();
   TextStream stream(!options.json && head->tokenizer() != nullptr);
   absl::StatusOr<GenerationResult> result = RunGeneration(engine, std::move(request), std::ref(stream));
@@ -150,6 +156,8 @@ absl::Status GenerateHere(const GenerateOptions& options) {
 
 int Run(const GenerateOptions& options) {
   const absl::Status done = IsGrpcUrl(options.head.model) ? GenerateRemote(options) : GenerateHere(options);
+  // What had come by then was printed, with finish_reason "cancelled".
+  if (StopRequested() && (done.ok() || absl::IsCancelled(done))) return SignalStatus();
   return done.ok() ? 0 : StdErr().Fail(done);
 }
 
