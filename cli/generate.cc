@@ -69,13 +69,14 @@ double DecodeRate(const GenerationResult& result) {
   return result.end.timings.decode_s > 0 && decoded > 0 ? decoded / result.end.timings.decode_s : 0.0;
 }
 
-// Streams text while it comes; true as long as the run should go on.
+// Streams text while it comes, or ids of a model without a tokenizer; true as long as the run should go on.
 class TextStream {
  public:
-  explicit TextStream(bool enabled) : enabled_(enabled) {}
+  TextStream(bool enabled, bool has_text) : enabled_(enabled), has_text_(has_text) {}
   bool operator()(const GeneratedToken& token) {
     if (enabled_) {
-      std::fwrite(token.text.data(), 1, token.text.size(), stdout);
+      const std::string shown = has_text_ ? token.text : absl::StrCat(token.id, " ");
+      std::fwrite(shown.data(), 1, shown.size(), stdout);
       // Nobody reads the rest; EndOutput says why.
       if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return false;
     }
@@ -87,6 +88,7 @@ class TextStream {
 
  private:
   const bool enabled_;
+  const bool has_text_;
 };
 
 absl::Status Report(const GenerateOptions& options, const nlohmann::json& answer, const GenerationResult& result, const std::string& cluster_line) {
@@ -110,7 +112,7 @@ absl::Status GenerateRemote(const GenerateOptions& options) {
   ASSIGN_OR_RETURN(GenerateRequest request, RequestOf(options));
   request.hash_logits = false;  // the API does not carry it
   ApiClient client(address);
-  TextStream stream(!options.json);
+  TextStream stream(!options.json, /*has_text=*/true);
   ASSIGN_OR_RETURN(const GenerationResult result, client.Generate(std::move(request), std::ref(stream)));
   stream.End();
   nlohmann::json answer = AnswerJson(result, true);
@@ -128,7 +130,10 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   config.options = options.head;
   config.nodes = 1 + options.head.cluster.local_workers;
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(config));
-  if (head->tokenizer() == nullptr && std::holds_alternative<std::string>(request.input)) return head->tokenizer_status();
+  if (head->tokenizer() == nullptr && std::holds_alternative<std::string>(request.input)) {
+    const absl::Status& why = head->tokenizer_status();
+    return absl::Status(why.code(), absl::StrCat(why.message(), "; without it, give token ids with --prompt-tokens-json"));
+  }
   DeferredTrunk trunk(head->info());
   SchedulerOptions scheduling;
   scheduling.prefill_chunk = options.head.options.prefill_chunk;
@@ -138,7 +143,7 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   RETURN_IF_ERROR(head->Load(kLocalPatience));
   trunk.Set(head->trunk());
   engine.Start();
-  TextStream stream(!options.json && head->tokenizer() != nullptr);
+  TextStream stream(!options.json, head->tokenizer() != nullptr);
   absl::StatusOr<GenerationResult> result = RunGeneration(engine, std::move(request), std::ref(stream));
   engine.Stop();
   RETURN_IF_ERROR(result.status());

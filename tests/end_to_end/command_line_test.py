@@ -1,5 +1,6 @@
 """The command line as scripts meet it: exit statuses, signals, pipes, what is refused before a model is loaded."""
 
+import pathlib
 import signal
 import subprocess
 import tempfile
@@ -69,6 +70,24 @@ class CommandLine(TestCase):
         run.stderr.close()
         self.assertEqual(run.wait(timeout=60), 141, err)
         self.assertNotIn("error", err)
+
+    def test_a_model_without_a_tokenizer_takes_and_gives_ids(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for file in MODEL.iterdir():
+                if "token" not in file.name:
+                    (pathlib.Path(folder) / file.name).symlink_to(file)
+            status, _, err = paceline("generate", folder, "--prompt", "a")
+            self.assertEqual(status, 8)
+            self.assertIn("tokenizer.json", err)
+            self.assertIn("--prompt-tokens-json", err)
+            told = cli_generate([1, 2, 3], "--max-tokens", 5, "--temperature", 0, target=folder)
+            self.assertIsNone(told["text"])
+            ids = pathlib.Path(folder) / "ids"
+            ids.write_text("[1, 2, 3]")
+            status, out, err = paceline("generate", folder, "--prompt-tokens-json", ids, "--max-tokens", 5, "--temperature", 0,
+                                        "--ignore-eos")
+            self.assertEqual(status, 0, err)
+            self.assertEqual([int(word) for word in out.split()], told["token_ids"])
 
     def test_hash_is_one_over_ranks_and_links(self):
         alone = cli_generate(None, "--max-tokens", 12, "--seed", 5, "--temperature", 0.9, "--logits-hash")
