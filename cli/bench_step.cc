@@ -208,6 +208,7 @@ absl::Status Bench(const BenchStepOptions& options) {
 
 int Run(const BenchStepOptions& options) {
   const absl::Status done = Bench(options);
+  if (StopRequested() && absl::IsCancelled(done)) return SignalStatus();
   return done.ok() ? 0 : StdErr().Fail(done);
 }
 

@@ -10,7 +10,6 @@ int Run(const ServeOptions& options);
 int Run(const WorkerOptions& options);
 int Run(const GenerateOptions& options);
 int Run(const ScoreOptions& options);
-int Run(const VerifyOptions& options);
 int Run(const BenchStepOptions& options);
 int Run(const BenchLinkOptions& options);
 int Run(const TokenizeOptions& options);

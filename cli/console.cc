@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -16,10 +18,13 @@ namespace paceline::cli {
 namespace {
 
 constexpr int kBarCells = 32;
+constexpr int kSignalBase = 128;  // a shell says 128 + the signal
 
 std::atomic<bool> stop_requested{false};
+std::atomic<int> stop_signal{0};
 
 void OnSignal(int signal) {
+  stop_signal.store(signal, std::memory_order_relaxed);
   if (stop_requested.exchange(true) && signal == SIGINT) _exit(130);
 }
 
@@ -86,6 +91,23 @@ Console& StdErr() {
 }
 
 bool StopRequested() { return stop_requested.load(std::memory_order_relaxed); }
+
+int SignalStatus() {
+  const int signal = stop_signal.load(std::memory_order_relaxed);
+  return signal == 0 ? 0 : kSignalBase + signal;
+}
+
+int EndOutput(int status) {
+  const bool failed_before = std::ferror(stdout) != 0;
+  errno = 0;
+  const bool failed = std::fflush(stdout) != 0 || failed_before;
+  if (!failed) return status;
+  // The error of an earlier write is no longer known; one more tells a reader that left from a full disk.
+  if (errno == 0 && write(STDOUT_FILENO, "\n", 1) == 1) errno = EIO;
+  if (errno == EPIPE) return kSignalBase + SIGPIPE;
+  StdErr().Line(absl::StrCat("error: stdout could not be written: ", std::strerror(errno)));
+  return status == 0 ? 1 : status;
+}
 
 void CatchSignals() {
   struct sigaction action = {};

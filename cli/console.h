@@ -44,8 +44,14 @@ class Console {
 // The process's own.
 Console& StdErr();
 
+// Flushes stdout, and turns `status` into a failure when what was printed did not all get out: 141 and not a
+// word when the reader went away, as a shell expects of a pipe.
+int EndOutput(int status);
+
 // Turns true at the first SIGINT or SIGTERM; a second SIGINT ends the process at once.
 bool StopRequested();
 void CatchSignals();
+// 130 or 143, after the signal that came; 0 when none has.
+int SignalStatus();
 
 }  // namespace paceline::cli

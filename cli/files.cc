@@ -21,7 +21,7 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
   std::ostringstream content;
   if (file) content << file.rdbuf();
   // An empty file leaves the output stream failed: nothing was inserted.
-  if (!file.is_open() || file.bad()) {
+  if (!file.is_open() || file.bad() || errno == EISDIR) {
     return Error(errors::kOption, absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
   }
   return content.str();

@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/deferred_trunk.h"
 #include "cli/files.h"
 #include "cli/head.h"
 #include "cli/report.h"
@@ -69,14 +70,16 @@ double DecodeRate(const GenerationResult& result) {
   return result.end.timings.decode_s > 0 && decoded > 0 ? decoded / result.end.timings.decode_s : 0.0;
 }
 
-// Streams text while it comes; true as long as the run should go on.
+// Streams text while it comes, or ids of a model without a tokenizer; true as long as the run should go on.
 class TextStream {
  public:
-  explicit TextStream(bool enabled) : enabled_(enabled) {}
+  TextStream(bool enabled, bool has_text) : enabled_(enabled), has_text_(has_text) {}
   bool operator()(const GeneratedToken& token) {
     if (enabled_) {
-      std::fwrite(token.text.data(), 1, token.text.size(), stdout);
-      std::fflush(stdout);
+      const std::string shown = has_text_ ? token.text : absl::StrCat(token.id, " ");
+      std::fwrite(shown.data(), 1, shown.size(), stdout);
+      // Nobody reads the rest; EndOutput says why.
+      if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return false;
     }
     return !StopRequested();
   }
@@ -88,6 +91,7 @@ class TextStream {
 
  private:
   const bool enabled_;
+  const bool has_text_;
 };
 
 absl::Status Report(const GenerateOptions& options, const nlohmann::json& answer,
@@ -103,10 +107,11 @@ absl::Status Report(const GenerateOptions& options, const nlohmann::json& answer
                                 " (--json-file); give a file in a folder that can be written"));
   }
   if (!options.json) {
-    StdErr().Line(absl::StrFormat("%d prompt tokens in %.2f s, %d tokens at %.1f tok/s; %s; seed %d",
-                                  result.end.usage.prompt_tokens, result.end.timings.prefill_s,
-                                  result.end.usage.completion_tokens, DecodeRate(result), cluster_line,
-                                  result.end.seed));
+    StdErr().Line(absl::StrFormat(
+        "%d prompt token%s in %.2f s, %d token%s at %.1f tok/s; %s; seed %d", result.end.usage.prompt_tokens,
+        result.end.usage.prompt_tokens == 1 ? "" : "s", result.end.timings.prefill_s,
+        result.end.usage.completion_tokens, result.end.usage.completion_tokens == 1 ? "" : "s",
+        DecodeRate(result), cluster_line, result.end.seed));
   }
   return absl::OkStatus();
 }
@@ -116,7 +121,7 @@ absl::Status GenerateRemote(const GenerateOptions& options) {
   ASSIGN_OR_RETURN(GenerateRequest request, RequestOf(options));
   request.hash_logits = false;  // the API does not carry it
   ApiClient client(address);
-  TextStream stream(!options.json);
+  TextStream stream(!options.json, /*has_text=*/true);
   ASSIGN_OR_RETURN(const GenerationResult result, client.Generate(std::move(request), std::ref(stream)));
   stream.End();
   nlohmann::json answer = AnswerJson(result, true);
@@ -135,16 +140,22 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   config.options = options.head;
   config.nodes = 1 + options.head.cluster.local_workers;
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(config));
-  if (head->tokenizer() == nullptr && std::holds_alternative<std::string>(request.input))
-    return head->tokenizer_status();
-  RETURN_IF_ERROR(head->Load(kLocalPatience));
-
+  if (head->tokenizer() == nullptr && std::holds_alternative<std::string>(request.input)) {
+    const absl::Status& why = head->tokenizer_status();
+    return absl::Status(
+        why.code(), absl::StrCat(why.message(), "; without it, give token ids with --prompt-tokens-json"));
+  }
+  DeferredTrunk trunk(head->info());
   SchedulerOptions scheduling;
   scheduling.prefill_chunk = options.head.options.prefill_chunk;
-  Engine engine({.trunk = head->trunk(), .tokenizer = head->tokenizer(), .cluster = &head->cluster()},
+  Engine engine({.trunk = &trunk, .tokenizer = head->tokenizer(), .cluster = &head->cluster()},
                 head->defaults(), scheduling);
+  // A wrong request is refused before a large model is loaded for it.
+  RETURN_IF_ERROR(engine.Check(request));
+  RETURN_IF_ERROR(head->Load(kLocalPatience));
+  trunk.Set(head->trunk());
   engine.Start();
-  TextStream stream(!options.json && head->tokenizer() != nullptr);
+  TextStream stream(!options.json, head->tokenizer() != nullptr);
   absl::StatusOr<GenerationResult> result = RunGeneration(engine, std::move(request), std::ref(stream));
   engine.Stop();
   RETURN_IF_ERROR(result.status());
@@ -163,6 +174,8 @@ absl::Status GenerateHere(const GenerateOptions& options) {
 
 int Run(const GenerateOptions& options) {
   const absl::Status done = IsGrpcUrl(options.head.model) ? GenerateRemote(options) : GenerateHere(options);
+  // What had come by then was printed, with finish_reason "cancelled".
+  if (StopRequested() && (done.ok() || absl::IsCancelled(done))) return SignalStatus();
   return done.ok() ? 0 : StdErr().Fail(done);
 }
 

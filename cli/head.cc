@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "cli/console.h"
 #include "transport/simulated_link.h"
+#include "worker/known_answer.h"
 
 namespace paceline::cli {
 namespace {
@@ -43,13 +44,15 @@ absl::Status Head::Start() {
   const int ranks_here = 1 + options.cluster.local_workers;
   ASSIGN_OR_RETURN(compute_, ResolveCompute(options.compute, ranks_here));
   const std::vector<std::string> kinds = LinkKinds();
-  if (config_.nodes > 1 && std::find(kinds.begin(), kinds.end(), options.cluster.link) == kinds.end()) {
+  if (std::find(kinds.begin(), kinds.end(), options.cluster.link) == kinds.end()) {
     return ListenLink(options.cluster.link, config_.host, 0).status();
   }
   SimulationOptions simulation;
   if (!options.cluster.simulate_link.empty()) {
     ASSIGN_OR_RETURN(simulation, ParseSimulation(options.cluster.simulate_link));
   }
+  known_answer_ = RunKnownAnswers(*compute_.table);
+  RETURN_IF_ERROR(CheckKnownAnswers(*compute_.table, known_answer_));
   ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options.model));
   for (const std::string& warning : checkpoint_->warnings())
     StdErr().Line(absl::StrCat("warning: ", warning));
@@ -63,6 +66,7 @@ absl::Status Head::Start() {
   cluster.placement = placement_;
   cluster.contract = contract_;
   cluster.model_digest = checkpoint_->digest();
+  cluster.known_answer = [answer = known_answer_](const ContractOptions&) { return answer; };
   cluster.link = options.cluster.link;
   cluster.listen = config_.open_join || (options.cluster.local_workers > 0 && cluster.link != "loopback");
   cluster.host = config_.host;
@@ -103,9 +107,10 @@ absl::Status Head::StartLocalWorkers() {
       facts.threads = compute_.threads;
       workers.push_back(std::move(facts));
     }
-    threads_ = std::make_unique<LoopbackWorkers>(*cluster_, std::move(workers), nullptr,
-                                                 ExpertFactory(*checkpoint_, compute_), compute_.yield,
-                                                 [this](const absl::Status& why) { cluster_->Fail(why); });
+    threads_ = std::make_unique<LoopbackWorkers>(
+        *cluster_, std::move(workers), [answer = known_answer_](const ContractOptions&) { return answer; },
+        ExpertFactory(*checkpoint_, compute_), compute_.yield,
+        [this](const absl::Status& why) { cluster_->Fail(why); });
     return absl::OkStatus();
   }
   LocalWorkersConfig spawn;

@@ -1,5 +1,5 @@
 // A head, put together: checkpoint, placement, cluster with its local workers, trunk, tokenizer. `serve`
-// opens it step by step; `generate`, `score`, `verify` and `bench` open it whole.
+// opens it step by step; `generate`, `score` and `bench` open it whole.
 #pragma once
 
 #include <memory>
@@ -68,6 +68,7 @@ class Head {
 
   HeadConfig config_;
   Compute compute_;
+  std::string known_answer_;
   ContractOptions contract_;
   Placement placement_;
   std::unique_ptr<Checkpoint> checkpoint_;

@@ -12,10 +12,10 @@ int main(int argc, char** argv) {
   if (!parsed.invocation) {
     std::fputs(parsed.out.c_str(), stdout);
     std::fputs(parsed.err.c_str(), stderr);
-    return parsed.exit_status;
+    return EndOutput(parsed.exit_status);
   }
   // gRPC writes its own lines on stderr; what matters reaches a person as one of our errors.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   CatchSignals();
-  return std::visit([](const auto& options) { return Run(options); }, *parsed.invocation);
+  return EndOutput(std::visit([](const auto& options) { return Run(options); }, *parsed.invocation));
 }

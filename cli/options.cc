@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <functional>
 #include <numeric>
 
@@ -74,6 +75,19 @@ CLI::Validator Whole(int64_t low, int64_t high) {
         if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return std::string();
         return "expected a whole number from " + std::to_string(low) + " to " + std::to_string(high) +
                ", got '" + text + "'";
+      },
+      "");
+}
+
+// The parser's own conversion takes -1, and all that is too large, for the largest number.
+CLI::Validator Unsigned() {
+  return CLI::Validator(
+      [](std::string& text) {
+        uint64_t value = 0;
+        const char* const end = text.data() + text.size();
+        const auto read = std::from_chars(text.data(), end, value);
+        if (read.ec == std::errc() && read.ptr == end) return std::string();
+        return "expected a whole number from 0 to 18446744073709551615, got '" + text + "'";
       },
       "");
 }
@@ -173,31 +187,46 @@ void AddHead(CLI::App* app, HeadOptions& head, const char* model_help, bool draf
   AddCompute(app, head.compute);
 }
 
-void AddPrompt(CLI::App* app, PromptOptions& prompt, bool required, bool file) {
-  Group group(app, "Prompt");
-  std::vector<CLI::Option*> sources = {
-      group.Add("prompt", prompt.text, "The text; special tokens are recognised, nothing is added")
-          ->option_text("TEXT")};
-  if (file) {
-    sources.push_back(
-        group.Add("prompt-file", prompt.file, "A file of UTF-8 text, every byte of it")->option_text("FILE"));
+// Flags of which one is given.
+using Sources = std::vector<CLI::Option*>;
+
+int Given(const Sources& sources) {
+  return static_cast<int>(
+      std::count_if(sources.begin(), sources.end(), [](const CLI::Option* o) { return o->count() > 0; }));
+}
+
+// A flag on the command line wins over the environment twins of all its alternatives, not of itself alone.
+void PreferFlags(const Sources& sources, int argc, const char* const* argv) {
+  const auto named = [&](const CLI::Option* option) {
+    const std::string name = "--" + option->get_lnames().front();
+    return std::any_of(argv, argv + argc, [&name](const std::string& word) {
+      return word == name || word.rfind(name + "=", 0) == 0;
+    });
+  };
+  if (std::none_of(sources.begin(), sources.end(), named)) return;
+  for (CLI::Option* option : sources) {
+    if (!named(option)) option->envname("");
   }
-  sources.push_back(
+}
+
+Sources AddPrompt(CLI::App* app, PromptOptions& prompt) {
+  Group group(app, "Prompt");
+  const Sources sources = {
+      group.Add("prompt", prompt.text, "The text; special tokens are recognised, nothing is added")
+          ->option_text("TEXT"),
+      group.Add("prompt-file", prompt.file, "A file of UTF-8 text, every byte of it")->option_text("FILE"),
       group.Add("prompt-tokens-json", prompt.tokens_json, "A file holding a JSON array of token ids")
-          ->option_text("FILE"));
-  // An environment twin must not clash with a flag, so the count is taken of what the command line itself
-  // has.
-  app->callback([sources, required] {
-    int given = 0;
-    for (const CLI::Option* source : sources) given += source->count() > 0 ? 1 : 0;
-    if (given > 1)
+          ->option_text("FILE")};
+  app->callback([sources] {
+    if (Given(sources) > 1)
       throw CLI::ValidationError("prompt",
                                  "give one of --prompt, --prompt-file, --prompt-tokens-json, not several");
-    if (given == 0 && required) {
+    if (Given(sources) == 0) {
       throw CLI::ValidationError(
           "prompt", "give a prompt: --prompt TEXT, --prompt-file FILE or --prompt-tokens-json FILE");
     }
   });
+  return sources;
 }
 
 void AddJson(CLI::App* app, bool& json) {
@@ -267,8 +296,8 @@ void AddWorker(CLI::App* app, WorkerOptions& worker, bool& insecure_links) {
   });
 }
 
-void AddGenerate(CLI::App* app, GenerateOptions& generate) {
-  AddPrompt(app, generate.prompt, true, true);
+Sources AddGenerate(CLI::App* app, GenerateOptions& generate) {
+  Sources sources = AddPrompt(app, generate.prompt);
   AddHead(app, generate.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head", true);
   Group group(app, "Sampling");
   group.Add("max-tokens", generate.max_tokens, "Tokens at most; default: what is left of the context")
@@ -290,6 +319,7 @@ void AddGenerate(CLI::App* app, GenerateOptions& generate) {
       ->option_text("P");
   group
       .Add("seed", generate.sampling.seed, "The same seed gives the same text; default random, and returned")
+      ->check(Unsigned())
       ->option_text("N");
   group.Flag("ignore-eos", generate.ignore_eos, "Go on after the model's end of text");
   AddJson(app, generate.json);
@@ -297,6 +327,7 @@ void AddGenerate(CLI::App* app, GenerateOptions& generate) {
   output.Flag("logits-hash", generate.logits_hash, "Hash the logits that tokens were drawn from");
   output.Add("json-file", generate.json_file, "Write the JSON answer here and stream the text as usual")
       ->option_text("FILE");
+  return sources;
 }
 
 void AddScore(CLI::App* app, ScoreOptions& score) {
@@ -310,18 +341,6 @@ void AddScore(CLI::App* app, ScoreOptions& score) {
       ->check(Whole(0, 16))
       ->option_text("K [0]");
   AddJson(app, score.json);
-}
-
-void AddVerify(CLI::App* app, VerifyOptions& verify) {
-  verify.head.cluster.local_workers = 1;
-  verify.head.options.draft = "4";
-  AddHead(app, verify.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head", true);
-  AddPrompt(app, verify.prompt, false, false);
-  Group(app, "Prompt")
-      .AddDefault("max-tokens", verify.max_tokens, "Tokens per comparison")
-      ->check(Whole(1, kMany))
-      ->option_text("N [64]");
-  AddJson(app, verify.json);
 }
 
 void AddBenchLink(CLI::App* app, BenchLinkOptions& bench) {
@@ -349,10 +368,10 @@ void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   AddJson(app, bench.json);
 }
 
-void AddTokenize(CLI::App* app, TokenizeOptions& tokenize, bool& no_parse_special) {
+Sources AddTokenize(CLI::App* app, TokenizeOptions& tokenize, bool& no_parse_special) {
   AddModelArgument(app, tokenize.model, "Directory with a tokenizer.json");
   Group group(app, "Input");
-  const std::vector<CLI::Option*> sources = {
+  const Sources sources = {
       group.Add("text", tokenize.text, "The text itself")->option_text("TEXT"),
       group.Add("text-file", tokenize.text_file, "A file of UTF-8 text, every byte of it")
           ->option_text("FILE"),
@@ -363,12 +382,11 @@ void AddTokenize(CLI::App* app, TokenizeOptions& tokenize, bool& no_parse_specia
   group.Flag("no-parse-special", no_parse_special, "Read special tokens in the text as plain text");
   AddJson(app, tokenize.json);
   app->callback([sources, &tokenize, &no_parse_special] {
-    int given = 0;
-    for (const CLI::Option* source : sources) given += source->count() > 0 ? 1 : 0;
-    if (given != 1)
+    if (Given(sources) != 1)
       throw CLI::ValidationError("input", "give one of --text TEXT, --text-file FILE, --decode-json FILE");
     tokenize.parse_special = !no_parse_special;
   });
+  return sources;
 }
 
 void AddStatus(CLI::App* app, StatusOptions& status) {
@@ -397,7 +415,7 @@ void AddSynth(CLI::App* app, SynthOptions& synth) {
   group.Choice("format", synth.format, {"hybrid", "int4", "bf16"},
                "hybrid: experts INT4, other projections FP8; int4: AutoRound's composition; bf16: all of it");
   group.Flag("mtp", synth.mtp, "With a drafting layer");
-  group.AddDefault("seed", synth.seed, "Of the weights")->option_text("N [1]");
+  group.AddDefault("seed", synth.seed, "Of the weights")->check(Unsigned())->option_text("N [1]");
 }
 
 // Edits between two words: letters added, dropped or changed.
@@ -461,7 +479,7 @@ std::string Suggestion(CLI::App* app) {
 std::string UsageError(CLI::App* root, const std::string& what) {
   const std::string name = FullName(Deepest(root));
   std::string message(Error(errors::kOption, what).message());
-  return message + "\nsee: " + name + " --help\n";
+  return "error: " + message + "\nsee: " + name + " --help\n";
 }
 
 std::string Describe(CLI::App* root, const CLI::Error& error) {
@@ -474,6 +492,14 @@ std::string Describe(CLI::App* root, const CLI::Error& error) {
     // An unknown flag is the likelier mistake than the argument it kept from being read.
     const std::string suggestion = Suggestion(app);
     if (!suggestion.empty()) return suggestion;
+  }
+  if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr &&
+      !app->get_subcommands([](CLI::App*) { return true; }).empty()) {
+    std::string commands;
+    for (const CLI::App* sub : app->get_subcommands([](CLI::App*) { return true; })) {
+      commands += (commands.empty() ? "" : ", ") + sub->get_name();
+    }
+    return "give a command: " + commands;
   }
   return error.what();
 }
@@ -493,7 +519,6 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   WorkerOptions worker;
   GenerateOptions generate;
   ScoreOptions score;
-  VerifyOptions verify;
   BenchStepOptions bench_step;
   BenchLinkOptions bench_link;
   TokenizeOptions tokenize;
@@ -508,8 +533,6 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* generate_app =
       root.add_subcommand("generate", "Continue one prompt, from a directory or a running head");
   CLI::App* score_app = root.add_subcommand("score", "Log-probabilities of given tokens");
-  CLI::App* verify_app = root.add_subcommand(
-      "verify", "Prove on this machine or cluster that tokens are equal however they are computed");
   CLI::App* bench_app = root.add_subcommand("bench", "Measure");
   bench_app->require_subcommand(1);
   CLI::App* step_app =
@@ -520,12 +543,11 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* synth_app = root.add_subcommand("synth", "Make a random checkpoint with a real model's shapes");
   AddServe(serve_app, serve);
   AddWorker(worker_app, worker, worker_insecure_links);
-  AddGenerate(generate_app, generate);
+  PreferFlags(AddGenerate(generate_app, generate), argc, argv);
   AddScore(score_app, score);
-  AddVerify(verify_app, verify);
   AddBenchStep(step_app, bench_step);
   AddBenchLink(link_app, bench_link);
-  AddTokenize(tokenize_app, tokenize, no_parse_special);
+  PreferFlags(AddTokenize(tokenize_app, tokenize, no_parse_special), argc, argv);
   AddStatus(status_app, status);
   AddSynth(synth_app, synth);
 
@@ -552,7 +574,6 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   if (*worker_app) parsed.invocation = worker;
   if (*generate_app) parsed.invocation = generate;
   if (*score_app) parsed.invocation = score;
-  if (*verify_app) parsed.invocation = verify;
   if (*step_app) parsed.invocation = bench_step;
   if (*link_app) parsed.invocation = bench_link;
   if (*tokenize_app) parsed.invocation = tokenize;

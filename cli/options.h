@@ -102,13 +102,6 @@ struct ScoreOptions {
   bool json = false;
 };
 
-struct VerifyOptions {
-  HeadOptions head;  // head.model: a directory, or grpc://HOST:PORT
-  PromptOptions prompt;
-  int64_t max_tokens = 64;
-  bool json = false;
-};
-
 struct BenchStepOptions {
   HeadOptions head;
   std::vector<int> rows;  // per step; empty: the bench's own list
@@ -146,9 +139,8 @@ struct SynthOptions {
   uint64_t seed = 1;
 };
 
-using Invocation =
-    std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions, BenchStepOptions,
-                 BenchLinkOptions, TokenizeOptions, StatusOptions, SynthOptions>;
+using Invocation = std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, BenchStepOptions,
+                                BenchLinkOptions, TokenizeOptions, StatusOptions, SynthOptions>;
 
 // Either an invocation, or what to print and the status to exit with (help, version, a usage error).
 struct Parsed {

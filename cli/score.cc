@@ -129,6 +129,7 @@ absl::Status RunScore(const ScoreOptions& options) {
 
 int Run(const ScoreOptions& options) {
   const absl::Status done = RunScore(options);
+  if (StopRequested() && absl::IsCancelled(done)) return SignalStatus();
   return done.ok() ? 0 : StdErr().Fail(done);
 }
 

@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/compute.h"
 #include "cli/console.h"
+#include "worker/known_answer.h"
 #include "worker/node_client.h"
 
 namespace paceline::cli {
@@ -26,6 +27,7 @@ absl::Status Work(const WorkerOptions& options, const std::string& name) {
   config.facts.memory_bytes = MachineMemory();
   config.facts.threads = compute.threads;
   config.facts.wanted_rank = options.rank;
+  config.known_answer = [&compute](const ContractOptions&) { return RunKnownAnswers(*compute.table); };
   config.factory = ExpertFactory(*checkpoint, compute);
   config.dial_patience = std::chrono::seconds(options.dial_timeout_s);
   config.rejoin_patience = std::chrono::seconds(options.rejoin_timeout_s);

@@ -101,18 +101,15 @@ absl::Status Engine::NameLostNode(absl::Status status) const {
   return WithMetadata(std::move(status), "rank", std::to_string(best));
 }
 
-absl::StatusOr<std::shared_ptr<GenerationTicket>> Engine::Submit(GenerateRequest request,
-                                                                 std::shared_ptr<GenerationSink> sink) {
-  RETURN_IF_ERROR(Degraded());
+absl::StatusOr<SequenceSpec> Engine::Resolve(const GenerateRequest& request) const {
   RETURN_IF_ERROR(CheckRequest(request, info_.vocab));
   SequenceSpec spec;
-  spec.id = SequenceId(next_sequence_++);
   if (const std::string* text = std::get_if<std::string>(&request.input)) {
     if (parts_.tokenizer == nullptr) return FieldError("text", "this model has no tokenizer; give token ids");
     ASSIGN_OR_RETURN(spec.prompt, parts_.tokenizer->Encode(*text));
     if (spec.prompt.empty()) return FieldError("text", "the prompt has no tokens; give at least one");
   } else {
-    spec.prompt = std::get<std::vector<TokenId>>(std::move(request.input));
+    spec.prompt = std::get<std::vector<TokenId>>(request.input);
   }
   RETURN_IF_ERROR(CheckPrompt(spec.prompt, info_.vocab));
   if (parts_.tokenizer == nullptr && !request.stopping.stop_strings.empty()) {
@@ -125,7 +122,16 @@ absl::StatusOr<std::shared_ptr<GenerationTicket>> Engine::Submit(GenerateRequest
   spec.top = request.top;
   spec.logprobs = request.logprobs;
   spec.hash_logits = request.hash_logits;
+  return spec;
+}
 
+absl::Status Engine::Check(const GenerateRequest& request) const { return Resolve(request).status(); }
+
+absl::StatusOr<std::shared_ptr<GenerationTicket>> Engine::Submit(GenerateRequest request,
+                                                                 std::shared_ptr<GenerationSink> sink) {
+  RETURN_IF_ERROR(Degraded());
+  ASSIGN_OR_RETURN(SequenceSpec spec, Resolve(request));
+  spec.id = SequenceId(next_sequence_++);
   auto generation = std::make_unique<Generation>(
       parts_.tokenizer, StreamerOptions{defaults_.eos_token_ids, request.stopping, spec.max_tokens});
   generation->request_id = request.request_id.empty() ? absl::StrFormat("gen-%016x", spec.id.value())

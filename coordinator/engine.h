@@ -76,6 +76,9 @@ class Engine {
   absl::StatusOr<std::shared_ptr<GenerationTicket>> Submit(GenerateRequest request,
                                                            std::shared_ptr<GenerationSink> sink);
 
+  // What Submit would say of the request by itself, membership aside; also before Start. Thread-safe.
+  absl::Status Check(const GenerateRequest& request) const;
+
   // Proof that the cluster works: a step that draws a token and in which every worker answers a probe. Joins
   // the step of running requests where there are any. NET-001 names the worker that did not answer, NET-005
   // when no such step came about within `limit`. Thread-safe.
@@ -101,6 +104,9 @@ class Engine {
     std::promise<absl::Status> done;
   };
   using Message = std::variant<NewGeneration, WarmRequest>;
+
+  // Thread-safe.
+  absl::StatusOr<SequenceSpec> Resolve(const GenerateRequest& request) const;
 
   // All of these on the engine thread.
   void Loop();

@@ -77,10 +77,10 @@ absl::StatusOr<int64_t> ResolveMaxTokens(const StoppingOptions& options, int64_t
   if (left < 1 || options.max_tokens.value_or(1) > left) {
     const std::string asked = options.max_tokens ? absl::StrCat(" and max_tokens ", *options.max_tokens)
                                                  : " and at least one to generate";
-    absl::Status status =
-        Error(errors::kContextLength,
-              absl::StrCat("the prompt has ", prompt_tokens, " tokens", asked, " exceed the context of ",
-                           context, "; shorten the prompt or lower max_tokens"));
+    absl::Status status = Error(
+        errors::kContextLength,
+        absl::StrCat("the prompt has ", prompt_tokens, prompt_tokens == 1 ? " token" : " tokens", asked,
+                     ": more than the context of ", context, "; shorten the prompt or lower max_tokens"));
     status = WithMetadata(std::move(status), "promptTokens", std::to_string(prompt_tokens));
     if (options.max_tokens)
       status = WithMetadata(std::move(status), "maxTokens", std::to_string(*options.max_tokens));

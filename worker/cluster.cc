@@ -222,8 +222,8 @@ JoinHost::Admission Cluster::Join(const JoinHello& hello, std::shared_ptr<Member
   Changed(lock);
   lock.unlock();
   Log(absl::StrCat("worker ", hello.facts.name, " joined as rank ", decision.rank.value(),
-                   hello.address.empty() ? "" : " from ", hello.address, " (", hello.facts.backend, " ",
-                   hello.facts.isa, ", ", hello.facts.threads, " threads, build ", hello.facts.build, ")"));
+                   hello.address.empty() ? "" : " from ", hello.address, " (", hello.facts.backend, ", ",
+                   hello.facts.threads, " threads, build ", hello.facts.build, ")"));
   return admission;
 }
 

@@ -133,10 +133,6 @@ TEST_F(OptionsTest, EveryCommandOfTheContractIsThere) {
   EXPECT_EQ(score.head.options.kv_dtype, "fp32");
   EXPECT_EQ(score.head.cluster.placement, "sliced");
   EXPECT_EQ(Get<ScoreOptions>({"score", "m", "--tokens-json", "f", "--drafts", "4"}).drafts, 4);
-  const auto verify = Get<VerifyOptions>({"verify", "m"});
-  EXPECT_EQ(verify.head.cluster.local_workers, 1);
-  EXPECT_EQ(verify.max_tokens, 64);
-  EXPECT_EQ(verify.head.options.draft, "4");
   EXPECT_EQ(Get<BenchStepOptions>({"bench", "step", "m", "--rows", "1,4"}).rows, (std::vector<int>{1, 4}));
   EXPECT_FALSE(
       Get<TokenizeOptions>({"tokenize", "m", "--text-file", "f", "--no-parse-special"}).parse_special);
@@ -148,13 +144,40 @@ TEST_F(OptionsTest, EveryCommandOfTheContractIsThere) {
   EXPECT_EQ(synth.layers, 4);
 }
 
+TEST_F(OptionsTest, AFlagWinsOverTheTwinsOfItsAlternatives) {
+  SetEnv("PACELINE_PROMPT", "from the environment");
+  EXPECT_EQ(Get<GenerateOptions>({"generate", "m"}).prompt.text, "from the environment");
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"generate", "m", "--prompt-file", "f"},
+        std::vector<std::string>{"generate", "m", "--prompt-file=f"}}) {
+    const auto generate = Get<GenerateOptions>(words);
+    EXPECT_EQ(generate.prompt.file, "f");
+    EXPECT_FALSE(generate.prompt.text.has_value());
+  }
+  SetEnv("PACELINE_TEXT_FILE", "f");
+  EXPECT_EQ(Get<TokenizeOptions>({"tokenize", "m", "--text", "t"}).text_file, "");
+}
+
+TEST_F(OptionsTest, ASeedIsNoNegativeNumber) {
+  EXPECT_EQ(Get<GenerateOptions>({"generate", "m", "--prompt", "a", "--seed", "18446744073709551615"})
+                .sampling.seed,
+            UINT64_MAX);
+  for (const char* seed : {"-1", "18446744073709551616", "1.5", "x"}) {
+    ExpectUsageError({"generate", "m", "--prompt", "a", "--seed", seed}, {"error: CFG-002", "--seed", seed});
+  }
+}
+
+TEST_F(OptionsTest, ACommandIsAskedForByName) {
+  ExpectUsageError({}, {"error: CFG-002", "give a command: serve, worker, generate"});
+  ExpectUsageError({"bench"}, {"give a command: step"});
+}
+
 TEST_F(OptionsTest, HelpAndVersionGoToStdoutWithStatusZero) {
   for (const std::vector<std::string>& command : {std::vector<std::string>{},
                                                   {"serve"},
                                                   {"worker"},
                                                   {"generate"},
                                                   {"score"},
-                                                  {"verify"},
                                                   {"bench"},
                                                   {"bench", "step"},
                                                   {"tokenize"},

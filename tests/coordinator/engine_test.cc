@@ -233,6 +233,17 @@ TEST_F(EngineTest, RequestsAreCheckedBeforeTheyWait) {
   EXPECT_EQ(FactsOf(refused(text)).field, "text");
 }
 
+TEST_F(EngineTest, ARequestCanBeCheckedBeforeAnythingRuns) {
+  ClusterFacts waiting = TwoNodes();
+  waiting.degraded = "NET-001: no worker has joined as rank 1 yet";
+  cluster_.Set(waiting);
+  Engine engine({&trunk_, &tokenizer_, &cluster_}, {}, {});
+  EXPECT_TRUE(engine.Check(Ids({1, 2}, 3)).ok());
+  EXPECT_THAT(std::string(engine.Check(Ids({1, 100}, 1)).message()), HasSubstr("id 100 at index 1"));
+  EXPECT_EQ(FactsOf(engine.Check(Ids({1}, 1024))).reason, reasons::kContextLength);
+  EXPECT_EQ(engine.stats().steps, 0);
+}
+
 TEST_F(EngineTest, AnAbsentMaxTokensRunsToTheEndOfTheContext) {
   Engine& engine = Start();
   GenerateRequest request = Ids(std::vector<TokenId>(1000, 7), 1);

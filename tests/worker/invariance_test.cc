@@ -1,7 +1,7 @@
 // One hash of all logits, whatever the cluster: rows per step, batch, ranks, placement, link, arrival order,
 // instruction set, threads, head split. A covering set in which every pair of values meets; with
-// PACELINE_INVARIANCE=full the product of one case too. The last tests break the contract on purpose and must see
-// the hash change.
+// PACELINE_INVARIANCE=full the product of one case too. The last tests break the contract on purpose and must
+// see the hash change.
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
