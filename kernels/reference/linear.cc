@@ -112,6 +112,8 @@ void Experts(ThreadPool& pool, Workspace&, const Activations& x, std::span<const
   std::vector<float> scales(ActivationGroups(hidden));
   for (const ExpertTask& task : tasks) {
     const PlainExpert& expert = static_cast<const PlainExpertWeights&>(*task.expert).plain;
+    std::vector<float> middle(expert.down.inputs);          // [columns], one group of it in use
+    std::vector<int16_t> middle_codes(expert.down.inputs);  // [columns]
     CHECK_GE(task.first_group, task.expert->first_group);
     CHECK_LE(task.first_group + task.groups, task.expert->first_group + task.expert->groups);
     for (size_t i = 0; i < task.rows.size(); ++i) {
@@ -131,25 +133,24 @@ void Experts(ThreadPool& pool, Workspace&, const Activations& x, std::span<const
       for (int32_t group = task.first_group; group < task.first_group + task.groups; ++group) {
         const int64_t begin = int64_t{group} * kActivationGroup - expert.down.first_input;
         const int64_t end = std::min(begin + kActivationGroup, expert.down.inputs);
-        float middle[kActivationGroup];  // [columns of this group]
         for (int64_t n = begin; n < end; ++n)
-          middle[n - begin] = Silu(project(expert.gate, n)) * project(expert.up, n);
-        int16_t middle_codes[kActivationGroup];
+          middle[n] = Silu(project(expert.gate, n)) * project(expert.up, n);
         float middle_scale = 0;
         if (IsInteger(expert.down.format)) {
-          Quantise(pool, middle, 1, end - begin, contract, middle_codes, &middle_scale);
+          Quantise(pool, middle.data() + begin, 1, end - begin, contract, middle_codes.data() + begin,
+                   &middle_scale);
           middle_scale = middle_scale * weight;
         } else {
-          for (int64_t n = 0; n < end - begin; ++n) middle[n] = middle[n] * weight;
+          for (int64_t n = begin; n < end; ++n) middle[n] = middle[n] * weight;
         }
         for (int64_t n = 0; n < hidden; ++n) {
           // The down projection reads inputs begin..end of its slice; its arguments are indexed by input.
           float leaf;
           if (IsInteger(expert.down.format)) {
             const std::vector<float> scale_of_group(begin / kActivationGroup + 1, middle_scale);
-            leaf = IntegerOutput(expert.down, n, begin, end, middle_codes - begin, scale_of_group.data());
+            leaf = IntegerOutput(expert.down, n, begin, end, middle_codes.data(), scale_of_group.data());
           } else {
-            leaf = FloatOutput(expert.down, n, begin, end, middle - begin);
+            leaf = FloatOutput(expert.down, n, begin, end, middle.data());
           }
           if (!(std::fabs(leaf) < kLeafLimit)) {
             row_errors[row] = 1;
