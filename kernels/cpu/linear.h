@@ -1,7 +1,9 @@
 // Activation codes and linears of one instruction set. NUMERICS: Activations, Integer linears, Float linears.
 // Included by one .cc file, inside its anonymous namespace.
 
-constexpr int64_t kRowChunk = 16;  // rows that a float panel keeps totals of
+constexpr int64_t kRowChunk = 64;  // rows that a float panel keeps totals of
+constexpr int64_t kUnpackRows =
+    8;  // from so many rows on, a block of weights is made fp32 once for all of them
 
 // Largest magnitude of a group; NaN when an element is not finite.
 PACELINE_INLINE float GroupMax(const float* x, int64_t count) {
@@ -204,6 +206,15 @@ void FloatPanelOf(const Matrix& m, int64_t panel, int64_t begin, int64_t end, co
         m.block_scales == nullptr ? 1.0f : m.block_scales[panel / 2 * m.column_blocks + k / kActivationGroup];
     const uint8_t* w = data + k * kFloatPanel * Element::kBytes;
     int64_t r = 0;
+    if (Element::kBytes < 4 && rows >= kUnpackRows) {
+      // 32 KiB that stay in the nearest caches while the rows pass by.
+      alignas(64) float plain[kActivationGroup * kFloatPanel];
+      for (int64_t i = 0; i < count * kFloatPanel; i += 16)
+        Store(plain + i, Element::At(w + i * Element::kBytes));
+      const uint8_t* block = reinterpret_cast<const uint8_t*>(plain);
+      for (; r + 4 <= rows; r += 4)
+        FloatRows<ElementF32, 4>(block, count, x + r, k - begin, scale, totals + r * kFloatPanel);
+    }
     for (; r + 4 <= rows; r += 4)
       FloatRows<Element, 4>(w, count, x + r, k - begin, scale, totals + r * kFloatPanel);
     if (r + 2 <= rows) {
