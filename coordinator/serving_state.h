@@ -31,7 +31,10 @@ class ServingState {
   // `cluster` outlives the state.
   explicit ServingState(const ClusterView& cluster) : cluster_(cluster) {}
 
-  void SetServing(bool serving) { serving_ = serving; }
+  void SetServing(bool serving) {
+    serving_ = serving;
+    if (serving) served_ = true;
+  }
   void SetDraining() { draining_ = true; }
   ClusterState Now() const;
   // Ok when requests are taken; else Unavailable with reason MODEL_LOADING or DRAINING. A degraded cluster is
@@ -41,6 +44,7 @@ class ServingState {
  private:
   const ClusterView& cluster_;
   std::atomic<bool> serving_{false};
+  std::atomic<bool> served_{false};  // ever: a cluster that has never been whole is loading, not degraded
   std::atomic<bool> draining_{false};
 };
 
