@@ -1,5 +1,5 @@
-// `bench step`: whole model steps on this machine, as a share of the read bandwidth measured in the same run. Decode is
-// one row of one sequence; verify is T rows of one sequence; prefill runs a prompt in chunks.
+// `bench step`: whole model steps on this machine, as a share of the read bandwidth measured in the same run.
+// Decode is one row of one sequence; verify is T rows of one sequence; prefill runs a prompt in chunks.
 #include <algorithm>
 #include <cstdio>
 #include <numeric>
@@ -21,24 +21,25 @@
 namespace paceline::cli {
 namespace {
 
-constexpr int64_t kContext = 64;   // positions before the measured steps
+constexpr int64_t kContext = 64;  // positions before the measured steps
 constexpr int kWarmSteps = 3;
-constexpr int kSteps = 15;         // measured; the median counts
+constexpr int kSteps = 15;  // measured; the median counts
 
 struct Measured {
   int rows = 0;
   std::string kind;
-  double step_s = 0;     // of one step, or of the whole prompt
-  int64_t tokens = 0;    // in that time
+  double step_s = 0;   // of one step, or of the whole prompt
+  int64_t tokens = 0;  // in that time
   int64_t bytes = 0;
-  StageMeter meter;      // of one step
+  StageMeter meter;  // of one step
 };
 
 class StepBench {
  public:
   StepBench(LocalTrunk& trunk, int64_t vocab, int chunk) : trunk_(trunk), vocab_(vocab), chunk_(chunk) {}
 
-  // `rows` rows of one sequence, drawn again from the same position: state and context are those of a real step.
+  // `rows` rows of one sequence, drawn again from the same position: state and context are those of a real
+  // step.
   absl::StatusOr<Measured> Rows(int rows) {
     RETURN_IF_ERROR(Run(0, kContext, 0).status());
     Measured m;
@@ -107,7 +108,9 @@ class StepBench {
     s.first_position = position;
     // Random tokens: routing then spreads as widely as it can, which is the dear case.
     for (int i = 0; i < rows; ++i) {
-      s.tokens.push_back(static_cast<TokenId>(RandomBits(7, 0, RandomPurpose::kSynth, static_cast<uint64_t>(position + i), 0) % static_cast<uint64_t>(vocab_)));
+      s.tokens.push_back(static_cast<TokenId>(
+          RandomBits(7, 0, RandomPurpose::kSynth, static_cast<uint64_t>(position + i), 0) %
+          static_cast<uint64_t>(vocab_)));
     }
     s.sampled_rows = sampled;
     s.sampling.temperature = 0;
@@ -132,7 +135,9 @@ nlohmann::json ToJson(const Measured& m, double read_bandwidth) {
   nlohmann::json stages = nlohmann::json::array();
   for (int s = 0; s < static_cast<int>(Stage::kCount); ++s) {
     const StageMeter::Entry& e = m.meter.at(static_cast<Stage>(s));
-    if (e.seconds > 0) stages.push_back({{"name", StageName(static_cast<Stage>(s))}, {"seconds", e.seconds}, {"bytes", e.bytes}});
+    if (e.seconds > 0)
+      stages.push_back(
+          {{"name", StageName(static_cast<Stage>(s))}, {"seconds", e.seconds}, {"bytes", e.bytes}});
   }
   return {{"rows", m.rows},
           {"kind", m.kind},
@@ -176,20 +181,22 @@ absl::Status Bench(const BenchStepOptions& options) {
     std::printf("%s\n", out.dump().c_str());
     return absl::OkStatus();
   }
-  std::printf("%s, %s, %d threads, read bandwidth %.1f GB/s\n\n", cpu.c_str(), std::string(head->compute().table->name).c_str(),
-              head->compute().threads, bandwidth);
+  std::printf("%s, %s, %d threads, read bandwidth %.1f GB/s\n\n", cpu.c_str(),
+              std::string(head->compute().table->name).c_str(), head->compute().threads, bandwidth);
   std::printf("| kind | rows | tok/s | step | GB/s | share of read bandwidth |\n|---|---|---|---|---|---|\n");
   for (const Measured& m : all) {
     const double gbps = static_cast<double>(m.bytes) / m.step_s / 1e9;
-    std::printf("| %s | %d | %.1f | %.2f ms | %.2f | %.0f %% |\n", m.kind.c_str(), m.rows, static_cast<double>(m.tokens) / m.step_s,
-                m.step_s * 1e3, gbps, bandwidth > 0 ? 100 * gbps / bandwidth : 0.0);
+    std::printf("| %s | %d | %.1f | %.2f ms | %.2f | %.0f %% |\n", m.kind.c_str(), m.rows,
+                static_cast<double>(m.tokens) / m.step_s, m.step_s * 1e3, gbps,
+                bandwidth > 0 ? 100 * gbps / bandwidth : 0.0);
   }
   std::printf("\n| kind | rows | stage | time | GB/s |\n|---|---|---|---|---|\n");
   for (const Measured& m : all) {
     for (int s = 0; s < static_cast<int>(Stage::kCount); ++s) {
       const StageMeter::Entry& e = m.meter.at(static_cast<Stage>(s));
       if (e.seconds > 0) {
-        std::printf("| %s | %d | %s | %.2f ms | %.2f |\n", m.kind.c_str(), m.rows, StageName(static_cast<Stage>(s)), e.seconds * 1e3,
+        std::printf("| %s | %d | %s | %.2f ms | %.2f |\n", m.kind.c_str(), m.rows,
+                    StageName(static_cast<Stage>(s)), e.seconds * 1e3,
                     static_cast<double>(e.bytes) / e.seconds / 1e9);
       }
     }

@@ -1,5 +1,5 @@
-// `generate`: one prompt, against a directory or a running head. Text streams to stdout; statistics go to stderr, or
-// everything at the end as JSON.
+// `generate`: one prompt, against a directory or a running head. Text streams to stdout; statistics go to
+// stderr, or everything at the end as JSON.
 #include <cstdio>
 #include <fstream>
 
@@ -49,7 +49,8 @@ nlohmann::json AnswerJson(const GenerationResult& result, bool has_text) {
   out["text"] = has_text ? nlohmann::json(result.text) : nlohmann::json(nullptr);
   out["finish_reason"] = FinishReasonName(result.end.reason);
   out["seed"] = result.end.seed;
-  out["logits_hash"] = result.end.logits_hash.empty() ? nlohmann::json(nullptr) : nlohmann::json(result.end.logits_hash);
+  out["logits_hash"] =
+      result.end.logits_hash.empty() ? nlohmann::json(nullptr) : nlohmann::json(result.end.logits_hash);
   out["usage"] = {{"prompt_tokens", result.end.usage.prompt_tokens},
                   {"completion_tokens", result.end.usage.completion_tokens},
                   {"total_tokens", result.end.usage.prompt_tokens + result.end.usage.completion_tokens}};
@@ -91,18 +92,24 @@ class TextStream {
   const bool has_text_;
 };
 
-absl::Status Report(const GenerateOptions& options, const nlohmann::json& answer, const GenerationResult& result, const std::string& cluster_line) {
+absl::Status Report(const GenerateOptions& options, const nlohmann::json& answer,
+                    const GenerationResult& result, const std::string& cluster_line) {
   if (options.json) std::printf("%s\n", answer.dump().c_str());
   if (!options.json_file.empty()) {
     std::ofstream file(options.json_file);
     file << answer.dump() << "\n";
     file.close();
-    if (!file) return Error(errors::kOption, absl::StrCat("cannot write ", options.json_file, " (--json-file); give a file in a folder that can be written"));
+    if (!file)
+      return Error(errors::kOption,
+                   absl::StrCat("cannot write ", options.json_file,
+                                " (--json-file); give a file in a folder that can be written"));
   }
   if (!options.json) {
-    StdErr().Line(absl::StrFormat("%d prompt token%s in %.2f s, %d token%s at %.1f tok/s; %s; seed %d", result.end.usage.prompt_tokens,
-                                  result.end.usage.prompt_tokens == 1 ? "" : "s",
-                                  result.end.timings.prefill_s, result.end.usage.completion_tokens, result.end.usage.completion_tokens == 1 ? "" : "s", DecodeRate(result), cluster_line, result.end.seed));
+    StdErr().Line(absl::StrFormat(
+        "%d prompt token%s in %.2f s, %d token%s at %.1f tok/s; %s; seed %d", result.end.usage.prompt_tokens,
+        result.end.usage.prompt_tokens == 1 ? "" : "s", result.end.timings.prefill_s,
+        result.end.usage.completion_tokens, result.end.usage.completion_tokens == 1 ? "" : "s",
+        DecodeRate(result), cluster_line, result.end.seed));
   }
   return absl::OkStatus();
 }
@@ -121,7 +128,8 @@ absl::Status GenerateRemote(const GenerateOptions& options) {
                        {"fingerprint", result.end.fingerprint},
                        {"leaves_per_node", nullptr},
                        {"bytes_per_layer", nullptr}};
-  return Report(options, answer, result, absl::StrCat(result.end.nodes, result.end.nodes == 1 ? " node" : " nodes"));
+  return Report(options, answer, result,
+                absl::StrCat(result.end.nodes, result.end.nodes == 1 ? " node" : " nodes"));
 }
 
 absl::Status GenerateHere(const GenerateOptions& options) {
@@ -132,12 +140,14 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(config));
   if (head->tokenizer() == nullptr && std::holds_alternative<std::string>(request.input)) {
     const absl::Status& why = head->tokenizer_status();
-    return absl::Status(why.code(), absl::StrCat(why.message(), "; without it, give token ids with --prompt-tokens-json"));
+    return absl::Status(
+        why.code(), absl::StrCat(why.message(), "; without it, give token ids with --prompt-tokens-json"));
   }
   DeferredTrunk trunk(head->info());
   SchedulerOptions scheduling;
   scheduling.prefill_chunk = options.head.options.prefill_chunk;
-  Engine engine({.trunk = &trunk, .tokenizer = head->tokenizer(), .cluster = &head->cluster()}, head->defaults(), scheduling);
+  Engine engine({.trunk = &trunk, .tokenizer = head->tokenizer(), .cluster = &head->cluster()},
+                head->defaults(), scheduling);
   // A wrong request is refused before a large model is loaded for it.
   RETURN_IF_ERROR(engine.Check(request));
   RETURN_IF_ERROR(head->Load(kLocalPatience));
@@ -154,7 +164,8 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   answer["cluster"] = ClusterJson(*head, counters);
   const int nodes = config.nodes;
   return Report(options, answer, *result,
-                absl::StrFormat("%d node%s, %.0f bytes exchanged per layer", nodes, nodes == 1 ? "" : "s", BytesPerLayer(counters)));
+                absl::StrFormat("%d node%s, %.0f bytes exchanged per layer", nodes, nodes == 1 ? "" : "s",
+                                BytesPerLayer(counters)));
 }
 
 }  // namespace

@@ -35,8 +35,9 @@ class Head {
   static absl::StatusOr<std::unique_ptr<Head>> Open(HeadConfig config);
   ~Head();
 
-  // Starts local workers, loads the head's own share, then waits for every node. Called once. The first error of a local worker ends it in its
-  // own words; Cancelled when a signal came. `patience`: for workers to join and load.
+  // Starts local workers, loads the head's own share, then waits for every node. Called once. The first error
+  // of a local worker ends it in its own words; Cancelled when a signal came. `patience`: for workers to join
+  // and load.
   absl::Status Load(Duration patience);
 
   Cluster& cluster() { return *cluster_; }

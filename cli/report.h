@@ -1,4 +1,5 @@
-// What several commands print about a run: the cluster part of their JSON, and floats that read back as the same fp32.
+// What several commands print about a run: the cluster part of their JSON, and floats that read back as the
+// same fp32.
 #pragma once
 
 #include "base/step.h"

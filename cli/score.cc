@@ -1,4 +1,5 @@
-// `score`: log-probabilities of every token of a text under the model, and the MTP layer's drafts after every position.
+// `score`: log-probabilities of every token of a text under the model, and the MTP layer's drafts after every
+// position.
 #include <cmath>
 #include <cstdio>
 #include <numeric>
@@ -22,7 +23,8 @@ struct Scored {
   std::string logits_hash;
 };
 
-absl::StatusOr<Scored> Score(LocalTrunk& trunk, const std::vector<TokenId>& tokens, int chunk, int top, SequenceId sequence) {
+absl::StatusOr<Scored> Score(LocalTrunk& trunk, const std::vector<TokenId>& tokens, int chunk, int top,
+                             SequenceId sequence) {
   Scored scored;
   const int64_t n = static_cast<int64_t>(tokens.size());
   std::vector<int32_t> pages((n + kPagePositions - 1) / kPagePositions);
@@ -58,21 +60,27 @@ absl::Status RunScore(const ScoreOptions& options) {
   config.nodes = 1 + options.head.cluster.local_workers;
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(config));
   const ModelConfig& model = head->checkpoint().config();
-  if (tokens.empty()) return Error(errors::kRequestField, absl::StrCat(options.tokens_json, " holds no token ids; a text of at least one token was expected"));
+  if (tokens.empty())
+    return Error(
+        errors::kRequestField,
+        absl::StrCat(options.tokens_json, " holds no token ids; a text of at least one token was expected"));
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] < 0 || tokens[i] >= model.vocab) {
-      return Error(errors::kRequestField, absl::StrCat("token id ", tokens[i], " at index ", i, " of ", options.tokens_json,
-                                                       " is not in the vocabulary: ids run from 0 to ", model.vocab - 1));
+      return Error(errors::kRequestField,
+                   absl::StrCat("token id ", tokens[i], " at index ", i, " of ", options.tokens_json,
+                                " is not in the vocabulary: ids run from 0 to ", model.vocab - 1));
     }
   }
   if (static_cast<int64_t>(tokens.size()) > model.context) {
-    return Error(errors::kContextLength, absl::StrCat("the text has ", tokens.size(), " tokens; the model's context is ", model.context));
+    return Error(errors::kContextLength, absl::StrCat("the text has ", tokens.size(),
+                                                      " tokens; the model's context is ", model.context));
   }
   RETURN_IF_ERROR(head->Load(kLocalPatience));
   LocalTrunk& trunk = *head->trunk();
   const SequenceId sequence(1);
   if (options.drafts > 0) trunk.KeepHidden(sequence);
-  ASSIGN_OR_RETURN(const Scored scored, Score(trunk, tokens, options.head.options.prefill_chunk, options.top, sequence));
+  ASSIGN_OR_RETURN(const Scored scored,
+                   Score(trunk, tokens, options.head.options.prefill_chunk, options.top, sequence));
 
   if (!options.json) {
     double total = 0;
@@ -86,7 +94,9 @@ absl::Status RunScore(const ScoreOptions& options) {
       std::printf("%d\t%.6f\n", tokens[i], static_cast<double>(logprob));
     }
     const double count = static_cast<double>(tokens.size()) - 1;
-    if (count > 0) StdErr().Line(absl::StrFormat("%d tokens, mean log-probability %.4f, perplexity %.3f", tokens.size(), total / count, std::exp(-total / count)));
+    if (count > 0)
+      StdErr().Line(absl::StrFormat("%d tokens, mean log-probability %.4f, perplexity %.3f", tokens.size(),
+                                    total / count, std::exp(-total / count)));
     return absl::OkStatus();
   }
   nlohmann::json out;
