@@ -226,8 +226,7 @@ absl::StatusOr<std::vector<std::vector<TokenId>>> LocalTrunk::Drafts(const Check
 
 LocalTrunk::Bytes LocalTrunk::bytes() const {
   Bytes b;
-  for (const LayerWeights& layer : decoder_->layers())
-    b.dense += layer.mixer_bytes + layer.feed_forward_bytes;
+  for (const LayerWeights& layer : decoder_->layers()) b.dense += layer.mixer_bytes + layer.feed_forward_bytes;
   b.head = head_->bytes();
   b.experts = experts_->bytes();
   for (const LayerShape& layer : placement_.layers())
