@@ -1,4 +1,4 @@
-// Opening order: what can be refused cheaply first, then sockets, then weights.
+// Opening order: what can be refused cheaply first, then sockets; workers and weights at Load.
 #include "cli/head.h"
 
 #include <unistd.h>
@@ -88,7 +88,7 @@ absl::Status Head::Start() {
   };
   ASSIGN_OR_RETURN(cluster_, Cluster::Start(std::move(cluster)));
   ShowHead(NodeState::kLoading);
-  return StartLocalWorkers();
+  return absl::OkStatus();
 }
 
 absl::Status Head::StartLocalWorkers() {
@@ -151,6 +151,7 @@ TrunkRequest Head::MakeTrunkRequest() const {
 }
 
 absl::Status Head::Load(Duration patience) {
+  RETURN_IF_ERROR(StartLocalWorkers());
   TrunkRequest request = MakeTrunkRequest();
   if (tokenizer_) {
     request.has_token.resize(static_cast<size_t>(checkpoint_->config().vocab));

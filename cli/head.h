@@ -31,12 +31,13 @@ struct HeadConfig {
 // Owned by the main thread, which must live as long as it: local workers end with that thread.
 class Head {
  public:
-  // Opens the checkpoint, places it, listens, starts local workers. LOAD-*, CFG-*, NET-*, DEV-*.
+  // Opens the checkpoint, places it, listens. LOAD-*, CFG-*, NET-*, DEV-*.
   static absl::StatusOr<std::unique_ptr<Head>> Open(HeadConfig config);
   ~Head();
 
-  // Loads the head's own share, then waits for every node. The first error of a local worker ends it in its
-  // own words; Cancelled when a signal came. `patience`: for workers to join and load.
+  // Starts local workers, loads the head's own share, then waits for every node. Called once. The first error
+  // of a local worker ends it in its own words; Cancelled when a signal came. `patience`: for workers to join
+  // and load.
   absl::Status Load(Duration patience);
 
   Cluster& cluster() { return *cluster_; }

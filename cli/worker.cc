@@ -1,6 +1,8 @@
 // `worker`: a process that holds a share of the experts.
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/status.h"
@@ -13,14 +15,16 @@
 namespace paceline::cli {
 namespace {
 
+// For a head to answer that only has to hear that this worker cannot serve.
+constexpr Duration kReportPatience = std::chrono::seconds(3);
+
 absl::Status Work(const WorkerOptions& options, const std::string& name) {
   ASSIGN_OR_RETURN(const Compute compute, ResolveCompute(options.compute, 1));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(options.model));
+  absl::StatusOr<std::unique_ptr<Checkpoint>> opened = Checkpoint::Open(options.model);
   WorkerConfig config;
   config.join = options.join;
   config.facts.name = name;
   config.facts.pid = getpid();
-  config.facts.model_digest = checkpoint->digest();
   config.facts.backend = std::string(compute.table->name);
   config.facts.isa = options.compute.isa;
   config.facts.build = BuildText();
@@ -28,11 +32,19 @@ absl::Status Work(const WorkerOptions& options, const std::string& name) {
   config.facts.threads = compute.threads;
   config.facts.wanted_rank = options.rank;
   config.known_answer = [&compute](const ContractOptions&) { return RunKnownAnswers(*compute.table); };
-  config.factory = ExpertFactory(*checkpoint, compute);
   config.dial_patience = std::chrono::seconds(options.dial_timeout_s);
   config.rejoin_patience = std::chrono::seconds(options.rejoin_timeout_s);
   config.stop = StopRequested;
   config.log = [&name](const std::string& line) { StdErr().Line(absl::StrCat(name, ": ", line)); };
+  if (!opened.ok()) {
+    // Whoever looks at the head must see why a worker is missing.
+    config.facts.failure = std::string(opened.status().message());
+    config.dial_patience = std::min(config.dial_patience, kReportPatience);
+    RunWorker(std::move(config)).IgnoreError();
+    return opened.status();
+  }
+  config.facts.model_digest = (*opened)->digest();
+  config.factory = ExpertFactory(**opened, compute);
   return RunWorker(std::move(config));
 }
 

@@ -7,7 +7,7 @@ namespace paceline {
 
 ClusterState ServingState::Now() const {
   if (draining_) return ClusterState::kDraining;
-  if (proved_ && !cluster_.Facts().degraded.empty()) return ClusterState::kDegraded;
+  if (served_ && !cluster_.Facts().degraded.empty()) return ClusterState::kDegraded;
   return serving_ ? ClusterState::kReady : ClusterState::kLoading;
 }
 

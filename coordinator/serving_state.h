@@ -32,8 +32,8 @@ class ServingState {
   explicit ServingState(const ClusterView& cluster) : cluster_(cluster) {}
 
   void SetServing(bool serving) {
-    if (serving) proved_ = true;
     serving_ = serving;
+    if (serving) served_ = true;
   }
   void SetDraining() { draining_ = true; }
   ClusterState Now() const;
@@ -44,7 +44,7 @@ class ServingState {
  private:
   const ClusterView& cluster_;
   std::atomic<bool> serving_{false};
-  std::atomic<bool> proved_{false};  // served once: from then on a missing holder is a loss, before it a wait
+  std::atomic<bool> served_{false};  // ever: a cluster that has never been whole is loading, not degraded
   std::atomic<bool> draining_{false};
 };
 

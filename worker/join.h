@@ -40,6 +40,7 @@ struct WorkerFacts {
   int64_t memory_bytes = 0;
   int32_t threads = 1;
   int32_t wanted_rank = 0;  // taken if free; 0: any
+  std::string failure;      // why it cannot serve at all: the head says it and gives it no place
 };
 
 struct JoinHello {

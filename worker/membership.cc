@@ -64,6 +64,11 @@ Membership::Membership(Standard standard, Placement placement)
 
 Membership::Decision Membership::Decide(const JoinHello& hello) const {
   Decision decision;
+  if (!hello.facts.failure.empty()) {
+    decision.status = Error(errors::kJoinRefused, absl::StrCat("worker ", hello.facts.name,
+                                                               " cannot serve: ", hello.facts.failure));
+    return decision;
+  }
   decision.status = Compare(standard_, hello);
   if (!decision.status.ok()) return decision;
 

@@ -13,6 +13,7 @@ namespace paceline {
 namespace {
 
 constexpr size_t kMaxNameBytes = 128;
+constexpr size_t kMaxFailureBytes = 4096;
 constexpr int32_t kMaxRanks = 4096;
 constexpr int32_t kMaxLayers = 4096;
 constexpr int32_t kMaxExperts = 1 << 16;
@@ -61,6 +62,7 @@ void ToWire(const JoinHello& hello, node::v1::Hello* out) {
   out->set_memory_bytes(facts.memory_bytes);
   out->set_threads(facts.threads);
   out->set_wanted_rank(facts.wanted_rank);
+  out->set_failure(facts.failure);
 }
 
 absl::StatusOr<JoinHello> FromWire(const node::v1::Hello& hello) {
@@ -84,6 +86,7 @@ absl::StatusOr<JoinHello> FromWire(const node::v1::Hello& hello) {
   out.facts.memory_bytes = hello.memory_bytes();
   out.facts.threads = hello.threads();
   out.facts.wanted_rank = hello.wanted_rank();
+  out.facts.failure = hello.failure().substr(0, kMaxFailureBytes);
   out.fingerprints = {hello.fingerprints().integer_experts(), hello.fingerprints().float_experts(),
                       hello.fingerprints().trunk()};
   out.known_answer = hello.known_answer();
