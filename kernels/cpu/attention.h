@@ -68,7 +68,17 @@ inline BlockResult AttendBlock(const AttentionShape& shape, const KvPages& kv, i
   const int64_t dim = shape.head_dim;
   const int64_t at = KvOffset(shape, page, kv_head, 0);
   alignas(64) float p[kAttentionBlock];  // [positions]
-  for (int64_t pos = 0; pos < positions; ++pos) {
+  int64_t pos = 0;
+  for (; dim % 16 == 0 && pos + 4 <= positions; pos += 4) {
+    const int64_t from = at + pos * dim;
+    if (kv.dtype == KvDtype::kBF16) {
+      FourDotProducts<ElementBf16>(q, static_cast<const uint8_t*>(kv.k) + from * 2, dim, p + pos);
+    } else {
+      FourDotProducts<ElementF32>(q, static_cast<const uint8_t*>(kv.k) + from * 4, dim, p + pos);
+    }
+    for (int j = 0; j < 4; ++j) p[pos + j] = p[pos + j] * scale;
+  }
+  for (; pos < positions; ++pos) {
     const int64_t from = at + pos * dim;
     const float dot = kv.dtype == KvDtype::kBF16
                           ? DotProductBf16(q, static_cast<const uint16_t*>(kv.k) + from, dim)
@@ -80,7 +90,7 @@ inline BlockResult AttendBlock(const AttentionShape& shape, const KvPages& kv, i
   for (int64_t i = 0; i < positions; i += 16)
     StoreUpTo(p + i, ExpLanes(Sub(LoadUpTo(p + i, positions - i), Set1(result.m))), positions - i);
   result.l = 0;
-  for (int64_t pos = 0; pos < positions; ++pos) result.l = result.l + p[pos];
+  for (pos = 0; pos < positions; ++pos) result.l = result.l + p[pos];
   int64_t i = 0;
   for (; i + 64 <= dim; i += 64) WeighValues<4>(kv.dtype, kv.v, at, dim, p, positions, i, o);
   for (; i < dim; i += 16) WeighValues<1>(kv.dtype, kv.v, at, dim, p, positions, i, o);

@@ -134,6 +134,8 @@ void PackFloat(const PlainLinear& w, PackedMatrix& to) {
   m.data = memory;
   if (w.format != WeightFormat::kFp8Block128) return;
   m.column_blocks = w.column_blocks();
+  // A checkpoint with such a code is refused when it is read (LOAD-005); the kernels convert numbers only.
+  CHECK(std::none_of(w.data.begin(), w.data.end(), [](uint8_t code) { return (code & 0x7F) == 0x7F; }));
   const int64_t count = static_cast<int64_t>(w.scales.size());
   CHECK_EQ(count, w.row_blocks() * w.column_blocks());
   float* scales = Items<float>(to.block_scales, count);
