@@ -26,7 +26,7 @@ void SplitRoutes(const Placement& placement, LayerId layer, const int32_t* ids, 
   cursor.assign(first_of_expert.begin(), first_of_expert.end() - 1);
   for (int32_t i = 0; i < rows * top_k; ++i) choice[cursor[ids[i]]++] = i;
 
-  thread_local std::vector<int64_t> load;  // leaves given to each rank in this block
+  thread_local std::vector<int64_t> load;  // leaves given to each rank in this step
   load.assign(placement.ranks(), 0);
   for (int32_t e = 0; e < experts; ++e) {
     if (first_of_expert[e] == first_of_expert[e + 1]) continue;
@@ -82,7 +82,7 @@ std::span<const Part> PartsOfBlock(const std::vector<Part>& parts, int32_t block
 }
 
 // Gives every worker that holds anything of this layer, and got no row, one leaf of row 0 to compute. Its
-// answer is dropped by weight 0: the leaf is exactly 0, so the sum does not change.
+// answer is dropped by weight 0: a leaf of numbers is then exactly 0, so the sum does not change.
 void AddProbes(const Placement& placement, LayerId layer, std::vector<Part>& parts) {
   const LayerShape& shape = placement.layers()[layer.value()];
   for (Part& part : parts) {
