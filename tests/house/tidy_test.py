@@ -31,18 +31,17 @@ ARROWS = {
     "coordinator": {"proto", "base"},
 }
 EVERYTHING = set(ARROWS) | {"cli"}
-for free in ("cli", "bench", "tests", "tools"):
+for free in ("cli", "tests", "tools"):
     ARROWS[free] = EVERYTHING | {free}
 # Libraries named after a part of a room, not after the room.
 LIBRARY_ROOM = {"tokenizer": "coordinator", "planner": "coordinator", "step": "worker", "options": "cli"}
 
-WIRE_FILE = r"(coordinator|worker)/\w*(wire|service|server|client)\w*\.(h|cc)|(cli|bench|tests)/.*"
+WIRE_FILE = r"(coordinator|worker)/\w*(wire|service|server|client)\w*\.(h|cc)|(cli|tests)/.*"
 # Header prefix -> the files that may include it.
 THIRD_PARTY = [
     (r"absl/", r".*"),
     (r"gtest/|gmock/", r"tests/.*"),
-    (r"benchmark/", r"bench/.*"),
-    (r"nlohmann/", r"(model|coordinator|worker|cli|bench|tests|tools)/.*"),
+    (r"nlohmann/", r"(model|coordinator|worker|cli|tests|tools)/.*"),
     (r"openssl/", r"base/sha256\.cc"),
     (r"pcre2\.h", r"coordinator/.*"),
     (r"unicode/", r"coordinator/.*"),
@@ -122,7 +121,7 @@ def include_arrows(tree):
 def link_arrows(tree):
     for name, text in tree.texts(".txt"):
         room = room_of(name)
-        if room not in ARROWS or not name.endswith("CMakeLists.txt") or room in ("tests", "cli", "bench", "tools"):
+        if room not in ARROWS or not name.endswith("CMakeLists.txt") or room in ("tests", "cli", "tools"):
             continue
         for library in re.findall(r"\bpaceline_(\w+)\b", re.sub(r"#.*", "", text)):
             target = LIBRARY_ROOM.get(library, library)

@@ -15,15 +15,24 @@ using testing::GoldenPrompt;
 using testing::LocalCluster;
 using testing::LocalClusterOptions;
 
-class GoldenTest : public ::testing::TestWithParam<GoldenCase> {};
+class GoldenTest : public ::testing::TestWithParam<GoldenCase> {
+ protected:
+  void SetUp() override {
+    auto checkpoint = Checkpoint::Open(GetParam().directory);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+    checkpoint_ = *std::move(checkpoint);
+    auto cluster = LocalCluster::Start(*checkpoint_, LocalClusterOptions{});
+    ASSERT_TRUE(cluster.ok()) << cluster.status();
+    cluster_ = *std::move(cluster);
+  }
+
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::unique_ptr<LocalCluster> cluster_;  // one rank, reference backend
+};
 
 TEST_P(GoldenTest, ReferenceBackendMatchesTheOfficialImplementation) {
   const GoldenCase& c = GetParam();
-  const auto checkpoint = Checkpoint::Open(c.directory);
-  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  const auto cluster = LocalCluster::Start(**checkpoint, LocalClusterOptions{});
-  ASSERT_TRUE(cluster.ok()) << cluster.status();
-  LocalTrunk& trunk = (*cluster)->trunk();
+  LocalTrunk& trunk = cluster_->trunk();
   for (const GoldenPrompt& p : c.prompts) {
     std::vector<TokenId> text = p.prompt;
     text.insert(text.end(), p.continuation.begin(), p.continuation.end());
@@ -44,11 +53,7 @@ TEST_P(GoldenTest, ReferenceBackendMatchesTheOfficialImplementation) {
 
 TEST_P(GoldenTest, DraftsAreThoseOfTheMtpLayer) {
   const GoldenCase& c = GetParam();
-  const auto checkpoint = Checkpoint::Open(c.directory);
-  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  const auto cluster = LocalCluster::Start(**checkpoint, LocalClusterOptions{});
-  ASSERT_TRUE(cluster.ok()) << cluster.status();
-  LocalTrunk& trunk = (*cluster)->trunk();
+  LocalTrunk& trunk = cluster_->trunk();
   for (const GoldenPrompt& p : c.prompts) {
     std::vector<TokenId> text = p.prompt;
     text.insert(text.end(), p.continuation.begin(), p.continuation.end());
@@ -58,7 +63,7 @@ TEST_P(GoldenTest, DraftsAreThoseOfTheMtpLayer) {
     }
     trunk.KeepHidden(SequenceId(1));
     ASSERT_TRUE(testing::ScoreText(trunk, text, 17, 0, SequenceId(1), /*release=*/false).ok());
-    const auto drafts = trunk.Drafts(**checkpoint, SequenceId(1), text, 4);
+    const auto drafts = trunk.Drafts(*checkpoint_, SequenceId(1), text, 4);
     ASSERT_TRUE(drafts.ok()) << drafts.status();
     trunk.Release(SequenceId(1));
     ASSERT_EQ(drafts->size(), p.drafts.size());
