@@ -1,10 +1,12 @@
 // One step: what the coordinator asks of the trunk and what comes back. No tensors cross this line, so a
-// trunk may one day stand in another process. Rows of several sequences, prefill chunks, decode and (later)
-// verify rows mix freely.
+// trunk may one day stand in another process. Rows of several sequences, prefill chunks, decode and verify
+// rows mix freely.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,8 +20,43 @@ namespace paceline {
 // block.
 inline constexpr int64_t kPagePositions = 256;
 
-// How a row's logits become a token. Order: temperature, top-k, top-p, min-p, then argmax of log p + Gumbel
-// noise keyed by (seed, choice, position of the token drawn).
+// Drafts a sequence may have in one step; its verify rows are one more.
+inline constexpr int32_t kMaxDraft = 8;
+
+// Who guesses. docs/ARCHITECTURE.md, Drafting.
+enum class DraftSource : uint8_t {
+  kNone,
+  kMtp,     // the model's own multi-token-prediction layer
+  kSuffix,  // what followed the same words earlier in the sequence's own text
+};
+constexpr const char* DraftSourceName(DraftSource source) {
+  switch (source) {
+    case DraftSource::kNone:
+      return "off";
+    case DraftSource::kMtp:
+      return "mtp";
+    case DraftSource::kSuffix:
+      return "suffix";
+  }
+  return "?";
+}
+
+// When a draft counts as right.
+enum class AcceptanceRule : uint8_t {
+  kCoupled,    // it is the token the target draws with its own noise: the text never depends on drafts
+  kRejection,  // with probability min(1, p / q), else a draw from the rest of p: the same distribution, but
+               // the text depends on drafts. For requests without a seed.
+};
+
+// What is added to logits before anything else; shared by all steps of a request.
+struct LogitAdjustments {
+  std::vector<std::pair<TokenId, float>> bias;  // ids ascending
+  std::vector<TokenId> allowed;                 // ascending; empty: all. Others count as minus infinity
+};
+
+// How a row's logits become a token. Order: allowed ids and bias, repetition, presence and frequency
+// penalties, temperature, top-k, top-p, min-p, then argmax of log p + Gumbel noise keyed by (seed, choice,
+// position of the token drawn).
 struct Sampling {
   float temperature = 1.0f;  // 0 = greedy
   int32_t top_k = 0;         // 0 = off
@@ -27,6 +64,16 @@ struct Sampling {
   float min_p = 0.0f;
   uint64_t seed = 0;
   uint32_t choice = 0;
+  float repetition_penalty =
+      1.0f;                       // of ids in prompt or text: logits above 0 divided by it, others multiplied
+  float presence_penalty = 0.0f;  // subtracted from ids generated so far
+  float frequency_penalty = 0.0f;                       // subtracted once for every time the id was generated
+  std::shared_ptr<const LogitAdjustments> adjustments;  // null: none
+  AcceptanceRule acceptance = AcceptanceRule::kCoupled;
+
+  bool penalises() const {
+    return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f;
+  }
 };
 
 // Consecutive rows of one sequence.
@@ -37,7 +84,12 @@ struct SequenceRows {
   int64_t first_position = 0;   // position of tokens[0]
   std::vector<TokenId> tokens;  // [rows]
   int32_t sampled_rows = 0;     // the last n rows get a token drawn: 0 inside a prompt, 1 for plain decode
+  int64_t prompt_tokens = 0;    // leading tokens of the sequence that penalties count as prompt
   Sampling sampling;
+  // With one token and sampled_rows 1: `drafter` guesses up to `draft_depth` tokens behind it, and all of
+  // them are verified in this step. Positions up to first_position + draft_depth must have pages.
+  DraftSource drafter = DraftSource::kNone;
+  int32_t draft_depth = 0;
   int32_t top = 0;        // candidates to report per sampled or scored row
   bool logprobs = false;  // report the drawn token's log-probability
   std::vector<TokenId>
@@ -61,17 +113,33 @@ struct RowResult {
   TokenId token = -1;          // drawn, or the target when scoring
   float logprob = 0;           // of `token`, before any transform; set when asked for
   std::vector<Candidate> top;  // highest first, ties to the lower id
+  std::string
+      logits_hash;  // as SequenceResult's, up to this row; set when asked for and drafts were verified
+};
+
+// What a drafter could do for a sequence in its next step.
+struct DraftOffer {
+  DraftSource source = DraftSource::kNone;
+  int32_t depth = 0;  // at most
+  int32_t match = 0;  // suffix: tokens of context that agreed; 0 for others
 };
 
 struct SequenceResult {
   SequenceId sequence{0};
-  absl::Status status;          // a row whose arithmetic left the numbers fails its own sequence only
-  std::vector<RowResult> rows;  // the sampled rows, or all rows when scoring
-  std::string logits_hash;      // first 16 hex digits over everything hashed so far; set when asked for
+  absl::Status status;  // a row whose arithmetic left the numbers fails its own sequence only
+  // The sampled rows, or all rows when scoring. With drafts: one row per accepted draft and one more, in
+  // order; the tokens of all but the last were drafted.
+  std::vector<RowResult> rows;
+  std::string logits_hash;         // first 16 hex digits over everything hashed so far; set when asked for
+  int32_t drafted = 0;             // drafts verified; at most what was asked for
+  std::vector<DraftOffer> offers;  // for the next step, after a sampled row
 };
 
 struct StepResult {
   std::vector<SequenceResult> sequences;  // in plan order
+  double draft_s = 0;                     // seconds spent drafting
+  double run_s = 0;                       // seconds of everything else
+  std::vector<int32_t> distinct_experts;  // [MoE layers] experts that at least one row of the step visited
 };
 
 // What a coordinator must know of the model and the machine behind a trunk.
@@ -83,7 +151,10 @@ struct TrunkInfo {
   int32_t slots = 0;    // sequences at once
   int32_t pages = 0;    // KV pages in all
   bool has_mtp = false;
-  std::string lm_head;  // "stored" or "int8"
+  std::vector<DraftSource> drafters;  // that are loaded
+  std::string draft_refusal;          // why the MTP layer does not draft; empty when it does or was not asked
+  std::string mtp_format;             // "int4" or "stored", when the MTP layer drafts
+  std::string lm_head;                // "stored" or "int8"
   std::vector<LayerShape> layers;
 };
 

@@ -1,0 +1,54 @@
+// Per-sequence state of every kind behind one commit and one rollback. A step extends a sequence by rows;
+// afterwards some of them are text and the rest never were. Kinds that store by position (KV pages, windows)
+// roll back by a cursor alone; others (Gated DeltaNet blocks across a border, sampler counts, grammars) undo
+// what they did. Later kinds: pooled keys, n-gram history.
+#pragma once
+
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "base/ids.h"
+
+namespace paceline {
+
+class StateKind {
+ public:
+  virtual ~StateKind() = default;
+  // A fresh sequence, at position 0. Opening one that is open starts it again.
+  virtual void Open(SequenceId sequence, int32_t slot) = 0;
+  // Rows [first, first + rows) are about to run. When `speculative`, any tail of them may be taken back; then
+  // there are at most kMaxDraft + 1.
+  virtual void Extend(SequenceId sequence, int64_t first, int32_t rows, bool speculative) = 0;
+  // Of the rows of the last Extend, those below `position` are text; the others never were.
+  virtual void Commit(SequenceId sequence, int64_t position) = 0;
+  virtual void Close(SequenceId sequence) = 0;
+};
+
+class StateRegistry {
+ public:
+  // `kind` outlives the registry.
+  void Add(StateKind* kind) { kinds_.push_back(kind); }
+
+  void Open(SequenceId sequence, int32_t slot);
+  // `first` is where the sequence's last commit ended (CHECKed), and its last extension was committed.
+  void Extend(SequenceId sequence, int64_t first, int32_t rows, bool speculative);
+  void Commit(SequenceId sequence, int64_t position);
+  // Takes back every row of the last Extend; nothing when there is none open.
+  void Rollback(SequenceId sequence);
+  // Does nothing for a sequence that is not open.
+  void Close(SequenceId sequence);
+
+  bool open(SequenceId sequence) const { return cursors_.contains(sequence); }
+  int64_t committed(SequenceId sequence) const { return cursors_.at(sequence).committed; }
+
+ private:
+  struct Cursor {
+    int64_t committed = 0;
+    int64_t extended = 0;  // above committed while an extension is open
+  };
+  std::vector<StateKind*> kinds_;
+  std::unordered_map<SequenceId, Cursor> cursors_;
+};
+
+}  // namespace paceline
