@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 namespace paceline {
 
@@ -25,6 +26,11 @@ std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::array<uint3
 
 // 64 uniform bits of (seed, choice, purpose, position, token).
 uint64_t RandomBits(uint64_t seed, uint32_t choice, RandomPurpose purpose, uint64_t position, uint32_t token);
+
+// The same of kRandomLanes tokens at once.
+inline constexpr size_t kRandomLanes = 32;
+void RandomBits(uint64_t seed, uint32_t choice, RandomPurpose purpose, uint64_t position,
+                std::span<const uint32_t, kRandomLanes> tokens, std::span<uint64_t, kRandomLanes> bits);
 
 // The number in (0, 1) that 64 bits stand for: 52 bits and a half, exact in fp64.
 constexpr double UniformOf(uint64_t bits) { return (static_cast<double>(bits >> 12) + 0.5) * 0x1p-52; }

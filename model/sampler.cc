@@ -10,6 +10,7 @@
 #include "base/random.h"
 #include "base/status.h"
 #include "kernels/scalar_math.h"
+#include "model/gumbel.h"
 
 namespace paceline {
 namespace {
@@ -90,20 +91,37 @@ void Adjust(const Row<float>& row, const Sampling& sampling, const SamplerState&
   }
 }
 
+// The `count` highest logits, in no order; `out` is emptied first. Ids at minus infinity are none.
+void Highest(std::span<const float> logits, size_t count, std::vector<Scored>& out) {
+  out.clear();
+  // A heap of few rejects nearly everyone by one comparison; of many it is slower than one selection.
+  const bool few = count < logits.size() / 16;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const Scored s{static_cast<int32_t>(i), logits[i]};
+    if (!few || out.size() < count) {
+      if (s.logit == kMinusInfinity) continue;
+      out.push_back(s);
+      if (few) std::push_heap(out.begin(), out.end(), Higher);
+    } else if (s.logit > out.front().logit) {  // on a tie the lower id, which is inside, stays
+      std::pop_heap(out.begin(), out.end(), Higher);
+      out.back() = s;
+      std::push_heap(out.begin(), out.end(), Higher);
+    }
+  }
+  if (out.size() > count) {
+    std::nth_element(out.begin(), out.begin() + (count - 1), out.end(), Higher);
+    out.resize(count);
+  }
+}
+
 // Candidates that top-k, top-p and min-p leave, and their weights relative to the likeliest.
 class Candidates {
  public:
   Candidates(const Row<const float>& row, int64_t best, const Sampling& sampling)
       : temperature_(static_cast<double>(sampling.temperature)),
-        top_(static_cast<double>(row.logits[best]) / temperature_) {
-    kept_.reserve(row.logits.size());
-    for (size_t i = 0; i < row.logits.size(); ++i) {
-      if (row.logits[i] > kMinusInfinity) kept_.push_back({static_cast<int32_t>(i), row.logits[i]});
-    }
-    if (sampling.top_k > 0 && static_cast<size_t>(sampling.top_k) < kept_.size()) {
-      std::nth_element(kept_.begin(), kept_.begin() + sampling.top_k - 1, kept_.end(), Higher);
-      kept_.resize(sampling.top_k);
-    }
+        top_(static_cast<double>(row.logits[best]) / temperature_),
+        kept_(Scratch()) {
+    Highest(row.logits, sampling.top_k > 0 ? sampling.top_k : row.logits.size(), kept_);
     if (sampling.top_p < 1.0f) KeepTopP(static_cast<double>(sampling.top_p));
     if (sampling.min_p > 0.0f) {
       std::erase_if(kept_, [&](const Scored& s) { return Weight(s) < static_cast<double>(sampling.min_p); });
@@ -117,11 +135,42 @@ class Candidates {
   std::vector<Scored>& kept() { return kept_; }
 
  private:
+  // One set of candidates lives at a time; a row must not pay for two megabytes of fresh pages.
+  static std::vector<Scored>& Scratch() {
+    static thread_local std::vector<Scored> scratch;
+    return scratch;
+  }
+
   void KeepTopP(double top_p) {
+    const size_t count = kept_.size();
+    double rough = 0;  // the total but for the order of its terms
+    for (const Scored& s : kept_) rough += Weight(s);
+    // Both sums are within count * 2^-53 of the true one: 2^27 terms fit this margin.
+    const double margin = rough * 0x1p-25;
+    size_t sorted = 0, keep = 0;
+    double sum = 0;
+    while (keep < count) {
+      if (keep == sorted) {
+        // Nearly always the bound is crossed early, so sort no more than what is asked for.
+        const size_t until = std::min(count, sorted == 0 ? 64 : sorted * 8);
+        if (until < count)
+          std::nth_element(kept_.begin() + sorted, kept_.begin() + until - 1, kept_.end(), Higher);
+        std::sort(kept_.begin() + sorted, kept_.begin() + until, Higher);
+        sorted = until;
+      }
+      sum += Weight(kept_[keep++]);
+      if (std::abs(sum - top_p * rough) <= margin) return KeepTopPExactly(top_p);
+      // The token that crosses the bound stays; the most likely one always does.
+      if (sum >= top_p * rough) break;
+    }
+    kept_.resize(keep);
+  }
+
+  // The definition: the total is added up in the order of the candidates.
+  void KeepTopPExactly(double top_p) {
     std::sort(kept_.begin(), kept_.end(), Higher);
     double total = 0;
     for (const Scored& s : kept_) total += Weight(s);
-    // The token that crosses the bound stays; the most likely one always does.
     double sum = 0;
     size_t keep = 0;
     while (keep < kept_.size()) {
@@ -133,12 +182,15 @@ class Candidates {
 
   const double temperature_;
   const double top_;
-  std::vector<Scored> kept_;
+  std::vector<Scored>& kept_;
 };
 
 // Index of the row.
-int64_t Draw(const Row<const float>& row, int64_t best, const Sampling& sampling, int64_t position) {
+int64_t Draw(ThreadPool* pool, const Row<const float>& row, int64_t best, const Sampling& sampling,
+             int64_t position) {
   if (sampling.temperature == 0.0f || sampling.top_k == 1) return best;
+  if (sampling.top_k <= 0 && sampling.top_p >= 1.0f)
+    return GumbelArgMax(pool, row.logits, row.ids, best, sampling, position);
   Candidates candidates(row, best, sampling);
   int64_t drawn = best;
   double highest = -std::numeric_limits<double>::infinity();
@@ -192,12 +244,6 @@ int64_t Best(std::span<const float> logits) {
 
 }  // namespace
 
-double GumbelNoise(uint64_t seed, uint32_t choice, int64_t position, TokenId token) {
-  const uint64_t bits = RandomBits(seed, choice, RandomPurpose::kSample, static_cast<uint64_t>(position),
-                                   static_cast<uint32_t>(token));
-  return -kernels::Log64(-kernels::Log64(UniformOf(bits)));
-}
-
 void AdjustLogits(std::span<float> logits, const Sampling& sampling, const SamplerState& state) {
   Adjust({logits, {}}, sampling, state, {});
 }
@@ -207,7 +253,7 @@ absl::StatusOr<TokenId> SampleToken(const kernels::KernelTable& table, ThreadPoo
                                     int64_t position) {
   const int64_t best = table.arg_max(pool, logits.data(), static_cast<int64_t>(logits.size()));
   if (best < 0 || !std::isfinite(logits[best])) return NotNumbers();
-  return static_cast<TokenId>(Draw({logits, {}}, best, sampling, position));
+  return static_cast<TokenId>(Draw(&pool, {logits, {}}, best, sampling, position));
 }
 
 absl::StatusOr<SparseDistribution> TargetDistribution(const kernels::KernelTable& table, ThreadPool& pool,
@@ -226,7 +272,7 @@ absl::StatusOr<TokenId> SampleDraft(std::span<float> logits, std::span<const Tok
   const int64_t best = Best(logits);
   if (best < 0 || !std::isfinite(logits[best])) return NotNumbers();
   const Row<const float> row{logits, ids};
-  return row.Id(static_cast<size_t>(Draw(row, best, sampling, position)));
+  return row.Id(static_cast<size_t>(Draw(nullptr, row, best, sampling, position)));
 }
 
 absl::StatusOr<DraftDraw> SampleDraftDistribution(std::span<float> logits, std::span<const TokenId> ids,

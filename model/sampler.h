@@ -16,9 +16,6 @@
 
 namespace paceline {
 
-// Gumbel noise of (seed, choice, position of the token drawn, token).
-double GumbelNoise(uint64_t seed, uint32_t choice, int64_t position, TokenId token);
-
 // What a request adds to its logits [vocab], in place: allowed ids, bias, then penalties by the text in
 // `state`. Whatever masks ids for other reasons (ids without a token, one day a grammar) sets them to minus
 // infinity before this call: no adjustment brings them back. A NaN stays one. Ids outside the vocabulary are
