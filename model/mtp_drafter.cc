@@ -27,8 +27,7 @@ absl::StatusOr<std::unique_ptr<MtpDrafter>> MtpDrafter::Load(const Checkpoint& c
     head = format == HeadFormat::kInt8 ? DraftHeadFormat::kInt8 : DraftHeadFormat::kStored;
     drafter->contract_ = o.contract;
   }
-  ASSIGN_OR_RETURN(drafter->head_,
-                   DraftHead::Load(checkpoint, head, o.vocabulary, o.has_token, table, pool));
+  ASSIGN_OR_RETURN(drafter->head_, DraftHead::Load(checkpoint, head, o.vocabulary, o.has_token, table, pool));
   drafter->width_ = checkpoint.config().hidden;
   drafter->kv_ = KvLayer(AttentionShapeOf(checkpoint.config()), o.kv_dtype, o.pages);
   return drafter;
