@@ -1,3 +1,4 @@
+// The model alone, step by step.
 #include "tests/model/target.h"
 
 #include <numeric>
