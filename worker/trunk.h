@@ -20,6 +20,7 @@
 #include "model/decoder.h"
 #include "model/head.h"
 #include "model/mtp.h"
+#include "model/sequence_state.h"
 #include "worker/peers.h"
 
 namespace paceline {
@@ -76,6 +77,7 @@ class LocalTrunk final : public Trunk {
  private:
   explicit LocalTrunk(TrunkOptions options);
   void RefreshPeers();
+  absl::StatusOr<StepResult> RunRows(const StepPlan& plan);
   absl::Status FillResult(const StepContext& context, const SequenceRows& rows, int32_t row, float* logits,
                           SequenceResult& result);
 
@@ -91,6 +93,7 @@ class LocalTrunk final : public Trunk {
   std::unique_ptr<ExpertStore> experts_;
   std::unique_ptr<LmHead> head_;
   std::unique_ptr<Caches> caches_;
+  StateRegistry states_;  // of caches_
   const PeerSource* peers_ = nullptr;
   std::unique_ptr<Exchange> exchange_;
   uint64_t peers_version_ = 0;
