@@ -160,7 +160,8 @@ TEST(DeltaNet, TakesRowsBack) {
       step(ReferenceKernels(), twin.back().InPlace(), p, 1, 1, one);
       plain.insert(plain.end(), one.begin(), one.end());
     }
-    std::vector<const KernelTable*> tables(cpu::Available().begin(), cpu::Available().end());
+    std::vector<const KernelTable*> tables;
+    for (const KernelTable* table : cpu::Available()) tables.push_back(table);
     tables.push_back(&ReferenceKernels());
     for (const KernelTable* table : tables) {
       // The second round starts one block later, on the block that the first one's borders left.

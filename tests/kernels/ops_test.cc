@@ -1,5 +1,5 @@
-// Other ops of every instruction set of this machine against the reference, bit for bit: one op, one
-// list of shapes.
+// Ops on rows, attention and the vocabulary: every instruction set of this machine against the reference, bit
+// for bit; one op, one list of shapes.
 #include <gtest/gtest.h>
 
 #include "tests/kernels/reference_bits.h"
