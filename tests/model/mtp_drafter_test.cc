@@ -13,6 +13,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/int4_weights.h"
+#include "model/sampler.h"
+#include "tests/model/checkpoint_files.h"
 #include "tests/model/target.h"
 #include "tests/testing/golden_case.h"
 
@@ -165,58 +167,94 @@ INSTANTIATE_TEST_SUITE_P(Cases, MtpDrafterGolden, ::testing::ValuesIn(testing::G
                            return name;
                          });
 
-// ---------------------------------------------------------------- one case in depth
+// ---------------------------------------------------------------- in depth
 
-class MtpDrafterTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const GoldenCase c = CaseOf("mtp-equals-target");
-    target_ = std::make_unique<Target>(c.directory, testing::FastKernels());
-    for (const GoldenPrompt& p : c.prompts) {
-      if (p.prompt.size() + p.continuation.size() > prompt_ + text_.size() || text_.empty()) {
-        prompt_ = p.prompt.size();
-        text_ = TextOf(p);
-      }
-    }
-    states_ = target_->Run(text_);
-  }
-  Feed MakeFeed(MtpDrafter& drafter, int32_t id = 1, std::vector<int32_t> pages = {3, 1}) {
-    return Feed(*target_, drafter, id, text_, states_.normed, std::move(pages));
-  }
-
-  std::unique_ptr<Target> target_;
-  size_t prompt_ = 0;
-  std::vector<TokenId> text_;
-  Target::States states_;
-};
-
-TEST_F(MtpDrafterTest, EveryDraftIsRightAtEveryDepthWhenTheLayerEqualsTheTarget) {
-  const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_);
-  Feed feed = MakeFeed(*drafter);
-  feed.Commit(static_cast<int64_t>(prompt_));
+// Right drafts follow from the token alone there, so one case holds every depth to it.
+TEST(MtpEqualsTarget, EveryDraftIsRightAtEveryDepth) {
+  const GoldenCase c = CaseOf("mtp-equals-target");
+  Target target(c.directory, testing::FastKernels());
+  const std::unique_ptr<MtpDrafter> drafter = LoadStored(target);
   size_t compared = 0;
-  while (feed.left() > 1) {
-    const std::vector<TokenId> got = feed.Draft(kMaxDraft);
-    ASSERT_EQ(got.size(), static_cast<size_t>(kMaxDraft));
-    for (size_t i = 0; i < got.size() && feed.position() + 1 + i < text_.size(); ++i, ++compared)
-      ASSERT_EQ(got[i], text_[feed.position() + 1 + i]) << "depth " << i + 1 << " at " << feed.position();
-    feed.Commit(1);
+  for (const GoldenPrompt& p : c.prompts) {
+    const std::vector<TokenId> text = TextOf(p);
+    Feed feed(target, *drafter, 1, text, target.Run(text).normed, {3, 1});
+    feed.Commit(static_cast<int64_t>(p.prompt.size()));
+    for (; feed.left() > 1; feed.Commit(1)) {
+      const std::vector<TokenId> got = feed.Draft(kMaxDraft);
+      ASSERT_EQ(got.size(), static_cast<size_t>(kMaxDraft));
+      for (size_t i = 0; i < got.size() && feed.position() + 1 + i < text.size(); ++i, ++compared)
+        ASSERT_EQ(got[i], text[feed.position() + 1 + i]) << "depth " << i + 1 << " at " << feed.position();
+    }
   }
   EXPECT_GT(compared, 50u);
+}
+
+// A layer of random weights, random hidden states and 600 tokens: whatever a key or value changes, the best
+// token changes.
+class MtpDrafterTest : public ::testing::Test {
+ protected:
+  static constexpr int64_t kVocab = 600;
+
+  void SetUp() override {
+    testing::Tensors tensors = testing::SmallTensors();
+    nlohmann::json config = testing::SmallConfig();
+    config["vocab_size"] = kVocab;
+    tensors["model.embed_tokens.weight"] = testing::Bf16({kVocab, 256}, 71);
+    tensors["lm_head.weight"] = testing::Bf16({kVocab, 256}, 72);
+    folder_.WriteModel(config, tensors);
+    target_ = std::make_unique<Target>(folder_.path(), testing::FastKernels());
+    text_ = Text(120, 1);
+    hidden_ = Hidden(120, 1);
+  }
+  static std::vector<TokenId> Text(int64_t count, uint32_t seed) {
+    std::mt19937 random(seed);
+    std::vector<TokenId> text(static_cast<size_t>(count));
+    for (TokenId& token : text) token = static_cast<TokenId>(random() % kVocab);
+    return text;
+  }
+  std::vector<float> Hidden(int64_t rows, uint32_t seed) const {
+    return testing::Values(rows * target_->hidden(), seed + 1000);
+  }
+  Feed MakeFeed(MtpDrafter& drafter, int32_t id = 1, std::vector<int32_t> pages = {3, 1}) {
+    return Feed(*target_, drafter, id, text_, hidden_, std::move(pages));
+  }
+
+  testing::Folder folder_;
+  std::unique_ptr<Target> target_;
+  std::vector<TokenId> text_;
+  std::vector<float> hidden_;  // [text, hidden]
+};
+
+TEST_F(MtpDrafterTest, ATokenThatWasNotTheOneGuessedLeavesNothing) {
+  const Chains want = Judge(*target_, hidden_, text_, 4);
+  EXPECT_NE(want[20], want[21]);
+  const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_);
+  for (int64_t at = 1; at < 12; ++at) {
+    for (const bool again : {false, true}) {
+      Feed feed = MakeFeed(*drafter);
+      feed.Commit(at);
+      const TokenId other = (text_[static_cast<size_t>(at)] + 1) % kVocab;
+      EXPECT_NE(feed.DraftBehind(other, 8), Beginning(want[at - 1], 4));
+      if (again) {
+        EXPECT_EQ(feed.Draft(4), want[at - 1]);
+      }
+      // The slot was written behind the other token; the commit says otherwise.
+      for (const int64_t rows : {1, 2}) {
+        feed.Commit(rows);
+        EXPECT_EQ(feed.Draft(4), want[feed.position() - 1]) << "at " << at << ", then " << rows;
+        feed.DraftBehind(other, 8);
+      }
+    }
+  }
 }
 
 TEST_F(MtpDrafterTest, ManySequencesAtOnceEqualEachAlone) {
   const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_), alone = LoadStored(*target_);
   constexpr int32_t kSequences = 5;
   std::vector<Feed> together, single;
-  const auto reversed = [&](int64_t cut) {  // another text for each
-    std::vector<TokenId> text(text_.begin() + cut, text_.end());
-    std::reverse(text.begin(), text.end());
-    return text;
-  };
   for (int32_t i = 0; i < kSequences; ++i) {
-    const std::vector<TokenId> text = i == 0 ? text_ : reversed(i);
-    const std::vector<float> hidden = target_->Run(text).normed;
+    const std::vector<TokenId> text = Text(120, i);
+    const std::vector<float> hidden = Hidden(120, i);
     together.emplace_back(*target_, *drafter, i, text, hidden, std::vector<int32_t>{2 * i, 2 * i + 1});
     single.emplace_back(*target_, *alone, i, text, hidden, std::vector<int32_t>{1, 0});
   }
@@ -249,29 +287,30 @@ TEST_F(MtpDrafterTest, ManySequencesAtOnceEqualEachAlone) {
 
 // A stretch without drafts is longer than what may wait, so its keys and values are written on the way.
 TEST_F(MtpDrafterTest, ALongStretchWithoutDraftsLeavesWhatDraftingLeaves) {
-  std::vector<TokenId> text;
-  while (text.size() < 300) text.insert(text.end(), text_.begin(), text_.end());
-  const std::vector<float> hidden = target_->Run(text).normed;
+  const std::vector<TokenId> text = Text(300, 5);
+  const std::vector<float> hidden = Hidden(300, 5);
+  const Chains want = Judge(*target_, hidden, text, 8);
   const std::unique_ptr<MtpDrafter> quiet = LoadStored(*target_), busy = LoadStored(*target_);
   Feed a(*target_, *quiet, 1, text, hidden, {5, 6}), b(*target_, *busy, 1, text, hidden, {0, 8});
   for (const int64_t rows : {3, 61, 1, 1, 130}) {
     a.Commit(rows);
     b.Commit(rows);
-    b.Draft(3);
+    EXPECT_EQ(b.Draft(3), Beginning(want[b.position() - 1], 3));
   }
-  while (a.left() > 2) {
+  for (; a.left() > 12; b.Draft(2)) {
     a.Commit(1);
     b.Commit(1);
-    b.Draft(2);
   }
-  EXPECT_EQ(a.Draft(kMaxDraft), b.Draft(kMaxDraft));
-  EXPECT_EQ(a.Draft(2), Beginning(Judge(*target_, hidden, text, 2)[a.position() - 1], 2));
+  for (; a.left() > 2; a.Commit(1), b.Commit(1)) {
+    EXPECT_EQ(a.Draft(kMaxDraft), want[a.position() - 1]);
+    EXPECT_EQ(b.Draft(kMaxDraft), want[a.position() - 1]);
+  }
 }
 
 TEST_F(MtpDrafterTest, NumbersThatAreNoneEndOneChainOnly) {
   const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_);
   Feed good = MakeFeed(*drafter, 1, {3, 1});
-  std::vector<float> damaged = states_.normed;
+  std::vector<float> damaged = hidden_;
   damaged[9 * target_->hidden() + 1] = std::numeric_limits<float>::quiet_NaN();
   Feed bad(*target_, *drafter, 2, text_, damaged, {0, 2});
   good.Commit(10);
@@ -282,7 +321,7 @@ TEST_F(MtpDrafterTest, NumbersThatAreNoneEndOneChainOnly) {
   std::vector<DraftResult> results(2);
   ASSERT_TRUE(drafter->Draft(good.context(), requests, results).ok());
   EXPECT_TRUE(results[0].tokens.empty());
-  EXPECT_EQ(results[1].tokens, Beginning(Judge(*target_, states_.normed, text_, 4)[9], 4));
+  EXPECT_EQ(results[1].tokens, Beginning(Judge(*target_, hidden_, text_, 4)[9], 4));
 }
 
 TEST_F(MtpDrafterTest, AGapForgetsTheSequenceUntilItStartsAfresh) {
@@ -294,7 +333,7 @@ TEST_F(MtpDrafterTest, AGapForgetsTheSequenceUntilItStartsAfresh) {
   const std::vector<TokenId> want = feed.Draft(3);
   EXPECT_EQ(want.size(), 3u);
   drafter->Commit(feed.context(), {SequenceId(1), 20, std::span<const TokenId>(text_).subspan(20, 2),
-                                   states_.normed.data(), std::vector<int32_t>{3, 1}});
+                                   hidden_.data(), std::vector<int32_t>{3, 1}});
   EXPECT_EQ(drafter->Offer(SequenceId(1), 5).depth, 0);
   EXPECT_TRUE(feed.Draft(3).empty());
   EXPECT_EQ(drafter->open_sequences(), 0);
@@ -305,11 +344,41 @@ TEST_F(MtpDrafterTest, AGapForgetsTheSequenceUntilItStartsAfresh) {
 
 TEST_F(MtpDrafterTest, AChainEndsWithThePagesItHas) {
   const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_);
-  std::vector<TokenId> text;
-  while (text.size() < 256) text.insert(text.end(), text_.begin(), text_.end());
-  Feed feed(*target_, *drafter, 1, text, target_->Run(text).normed, {6});
+  Feed feed(*target_, *drafter, 1, Text(256, 6), Hidden(256, 6), {6});
   feed.Commit(253);
   EXPECT_EQ(feed.Draft(8).size(), 4u);  // slots 252 to 255
+}
+
+TEST_F(MtpDrafterTest, AVocabularyBoundsTheDrafts) {
+  std::vector<TokenId> few;
+  for (TokenId id = 1; id < kVocab; id += 3) few.push_back(id);
+  std::vector<bool> has_token(kVocab, true);
+  has_token[4] = has_token[7] = false;
+  const std::unique_ptr<MtpDrafter> drafter =
+      Load(*target_, {.format = MtpFormat::kStored, .vocabulary = few, .has_token = has_token});
+  Feed feed = MakeFeed(*drafter);
+  size_t drafted = 0;
+  while (feed.left() > 2) {
+    feed.Commit(1);
+    for (const TokenId id : feed.Draft(3)) {
+      ++drafted;
+      EXPECT_EQ(id % 3, 1);
+      EXPECT_NE(id, 4);
+      EXPECT_NE(id, 7);
+    }
+  }
+  EXPECT_GT(drafted, 300u);
+  // A request that allows none of them has no drafts.
+  auto adjustments = std::make_shared<LogitAdjustments>();
+  adjustments->allowed = {4, 5, 6};
+  const Sampling sampling{.temperature = 0.7f, .adjustments = adjustments};
+  const SamplerState state;
+  DraftRequest request = feed.Request(4);
+  request.sampling = &sampling;
+  request.sampler = &state;
+  DraftResult result;
+  ASSERT_TRUE(drafter->Draft(feed.context(), {&request, 1}, {&result, 1}).ok());
+  EXPECT_TRUE(result.tokens.empty());
 }
 
 // ---------------------------------------------------------------- the trained model
@@ -481,6 +550,48 @@ TEST_F(DemoModel, SampledDraftsFollowSeedPenaltiesAndAllowedIds) {
   }
 }
 
+// With one noise for both, a good drafter is right far more often than its and the target's chances would
+// have it; noise of another place or another seed does not do that.
+TEST_F(DemoModel, SampledDraftsAreCoupledToTheTargetsDraws) {
+  const std::unique_ptr<MtpDrafter> drafter = Load(*target_, {.format = MtpFormat::kStored});
+  const Text& text = (*texts_)[1];
+  const int64_t vocab = target_->checkpoint().config().vocab;
+  const Batch none;
+  const StepContext step{target_->table, target_->pool, target_->workspace,
+                         kernels::ActivationContract::kInt16, none};
+  std::vector<float> logits(static_cast<size_t>(vocab));
+  const auto draw = [&](const float* hidden, const Sampling& sampling, int64_t position) {
+    target_->head().ForwardHeld(step, hidden, 1, logits.data(), vocab);
+    return *SampleToken(target_->table, target_->pool, logits, sampling, position);
+  };
+  int32_t first = 0, second = 0, others = 0, count = 0;
+  const int64_t width = target_->hidden();
+  Feed feed(*target_, *drafter, 1, text.tokens, text.states.normed, {1, 0});
+  feed.Commit(static_cast<int64_t>(text.prompt));
+  for (; feed.left() > 1; feed.Commit(1), ++count) {
+    const int64_t at = feed.position();
+    const Sampling sampling{.temperature = 2.5f, .seed = 77}, other{.temperature = 2.5f, .seed = 78};
+    SamplerState state;
+    state.Append(std::span<const TokenId>(text.tokens).subspan(0, at + 1));
+    DraftRequest request = feed.Request(2);
+    request.sampling = &sampling;
+    request.sampler = &state;
+    DraftResult result;
+    ASSERT_TRUE(drafter->Draft(feed.context(), {&request, 1}, {&result, 1}).ok());
+    ASSERT_EQ(result.tokens.size(), 2u);
+    const float* here = text.states.normed.data() + at * width;
+    first += result.tokens[0] == draw(here, sampling, at + 1) ? 1 : 0;
+    others += result.tokens[0] == draw(here, other, at + 1) ? 1 : 0;
+    std::vector<TokenId> drafted(text.tokens.begin(), text.tokens.begin() + at + 1);
+    drafted.push_back(result.tokens[0]);
+    const std::vector<float> hidden = target_->Run(drafted).normed;
+    second += result.tokens[1] == draw(hidden.data() + (at + 1) * width, sampling, at + 2) ? 1 : 0;
+  }
+  EXPECT_GT(count, 80);
+  EXPECT_GT(first, others + count / 5) << second << " of " << count;
+  EXPECT_GT(second, others + count / 5) << first << " of " << count;
+}
+
 // The draft of a subset is the best of the subset: a second drafter whose best is in it drafts the same.
 TEST_F(DemoModel, AVocabularyGivesTheBestOfItsIds) {
   const Outcome whole = Draft({.format = MtpFormat::kStored}, 1);
@@ -501,24 +612,6 @@ TEST_F(DemoModel, AVocabularyGivesTheBestOfItsIds) {
     ++kept;
   }
   EXPECT_GT(kept, 20);
-}
-
-TEST_F(MtpDrafterTest, AVocabularyBoundsTheDrafts) {
-  std::vector<TokenId> few;
-  for (TokenId id = 1; id < target_->checkpoint().config().vocab; id += 3) few.push_back(id);
-  std::vector<bool> has_token(static_cast<size_t>(target_->checkpoint().config().vocab), true);
-  has_token[4] = has_token[7] = false;
-  const std::unique_ptr<MtpDrafter> drafter =
-      Load(*target_, {.format = MtpFormat::kStored, .vocabulary = few, .has_token = has_token});
-  Feed feed = MakeFeed(*drafter);
-  while (feed.left() > 2) {
-    feed.Commit(1);
-    for (const TokenId id : feed.Draft(3)) {
-      EXPECT_EQ(id % 3, 1);
-      EXPECT_NE(id, 4);
-      EXPECT_NE(id, 7);
-    }
-  }
 }
 
 }  // namespace
