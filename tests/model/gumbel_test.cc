@@ -202,6 +202,7 @@ TEST(SampleDraft, IsTheTargetsDrawAmongTheDraftersIds) {
     if (want.ok()) {
       ASSERT_EQ(*got, *want) << i;
     }
+    for (size_t k = 0; k < ids.size(); ++k) ASSERT_EQ(logits[k], full[ids[k]]) << i;
   }
 }
 
