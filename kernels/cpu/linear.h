@@ -103,13 +103,20 @@ PACELINE_INLINE F ScalesAt(const Matrix& m, int64_t index) {
 template <bool int4, int R>
 PACELINE_INLINE void IntegerTile(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
                                  const PreparedRow* rows, F* totals) {
+  // With few rows the dot products would wait for their own latency: each half of an octet gets a chain. INT8
+  // reads twice the bytes per product and waits for them anyway.
+  constexpr bool kTwoChains = int4 && R <= 2;
   const uint8_t* data = m.data + panel * m.panel_bytes;
+  const int64_t scale_bytes = m.scale_format == ScaleFormat::kF32 ? 4 : 2;
+  const uint8_t* scales = static_cast<const uint8_t*>(m.scales) + panel * m.groups * kLanes * scale_bytes;
   const int32_t base = m.terms[begin].first_octet, base_group = m.terms[begin].activation_group;
   for (int r = 0; r < R; ++r) totals[r] = Zero();
   for (int32_t t = begin; t < end; ++t) {
     const Term term = m.terms[t];
-    Dot dots[R];
-    for (int r = 0; r < R; ++r) dots[r] = {ZeroI(), ZeroI()};
+    Dot dots[R], more[R];
+    for (int r = 0; r < R; ++r) dots[r] = more[r] = {ZeroI(), ZeroI()};
+    // At least 4 terms ahead.
+    Prefetch(scales + term.group * kLanes * scale_bytes + 512);
     const uint8_t* line = data + term.first_octet * int64_t{int4 ? 64 : 128};
     const int64_t first = term.first_octet - base;
     for (int64_t o = first; o < first + term.octets; ++o) {
@@ -121,7 +128,7 @@ PACELINE_INLINE void IntegerTile(const Matrix& m, int64_t panel, int32_t begin, 
       line += int4 ? 64 : 128;
       for (int r = 0; r < R; ++r) {
         Accumulate(dots[r], low, rows[r].codes + 4 * o);
-        Accumulate(dots[r], high, rows[r].codes + 4 * o + 2);
+        Accumulate(kTwoChains ? more[r] : dots[r], high, rows[r].codes + 4 * o + 2);
       }
     }
     const int64_t at = (panel * m.groups + term.group) * kLanes;
@@ -130,31 +137,42 @@ PACELINE_INLINE void IntegerTile(const Matrix& m, int64_t panel, int32_t begin, 
     for (int r = 0; r < R; ++r) {
       const int32_t sum = static_cast<int32_t>(static_cast<uint32_t>(rows[r].prefix[first + term.octets]) -
                                                static_cast<uint32_t>(rows[r].prefix[first]));
-      const I exact = SubI(Finish(dots[r]), MulI(zero, SetI(sum)));
+      I exact = Finish(dots[r]);
+      if (kTwoChains) exact = AddI(exact, Finish(more[r]));
+      exact = SubI(exact, MulI(zero, SetI(sum)));
       const F product = Mul(scale, Set1(rows[r].scales[term.activation_group - base_group]));
       totals[r] = Fma(ToFloat(exact), product, totals[r]);
     }
   }
 }
 
+template <bool int4, int R, class Use>
+PACELINE_INLINE void IntegerTileRows(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
+                                     const PreparedRow* rows, int64_t row, const Use& use) {
+  F totals[R];
+  IntegerTile<int4, R>(m, panel, begin, end, rows + row, totals);
+  for (int r = 0; r < R; ++r) use(row + r, totals[r]);
+}
 // Calls `use(row, total)` with 16 outputs of every row.
 template <bool int4, class Use>
 PACELINE_INLINE void IntegerRows(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
                                  const PreparedRow* rows, int64_t count, const Use& use) {
-  F totals[4];
   int64_t row = 0;
-  for (; row + 4 <= count; row += 4) {
-    IntegerTile<int4, 4>(m, panel, begin, end, rows + row, totals);
-    for (int r = 0; r < 4; ++r) use(row + r, totals[r]);
+  for (; row + kCodeRows <= count; row += kCodeRows)
+    IntegerTileRows<int4, kCodeRows>(m, panel, begin, end, rows, row, use);
+  if (kCodeRows > 4 && row + 4 <= count) {
+    IntegerTileRows<int4, 4>(m, panel, begin, end, rows, row, use);
+    row += 4;
   }
-  if (row + 2 <= count) {
-    IntegerTile<int4, 2>(m, panel, begin, end, rows + row, totals);
-    for (int r = 0; r < 2; ++r) use(row + r, totals[r]);
-    row += 2;
-  }
-  if (row < count) {
-    IntegerTile<int4, 1>(m, panel, begin, end, rows + row, totals);
-    use(row, totals[0]);
+  switch (count - row) {
+    case 3:
+      return IntegerTileRows<int4, 3>(m, panel, begin, end, rows, row, use);
+    case 2:
+      return IntegerTileRows<int4, 2>(m, panel, begin, end, rows, row, use);
+    case 1:
+      return IntegerTileRows<int4, 1>(m, panel, begin, end, rows, row, use);
+    default:
+      return;
   }
 }
 template <class Use>

@@ -228,3 +228,4 @@ constexpr int FloatTile(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 constexpr int kFloatRows = 4;  // of the largest tile
 // From so many rows on, a block of float weights is made fp32 once for all of them.
 constexpr int64_t kUnpackRows = 9;
+constexpr int kCodeRows = 4;  // of the largest tile of codes

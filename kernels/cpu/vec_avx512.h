@@ -183,3 +183,4 @@ constexpr int FloatTile(int rows) { return rows <= 6 ? 4 : 2; }
 constexpr int kFloatRows = 8;  // of the largest tile
 // From so many rows on, a block of float weights is made fp32 once for all of them.
 constexpr int64_t kUnpackRows = 17;
+constexpr int kCodeRows = 8;  // of the largest tile of codes
