@@ -1,5 +1,8 @@
 // How often drafts are right: per depth, given that the draft got so far. Beta counts that forget, and a
 // change detector beside them, for text that turns from prose to code between two tokens.
+//
+// A depth that has not been tried for a while is believed to be as good as the one before it. So deeper drafts
+// are tried again now and then, and a depth once given up is not lost for good.
 #pragma once
 
 #include <array>
@@ -9,50 +12,42 @@
 
 namespace paceline {
 
-// One stream of yes and no. Use from one thread.
-class AcceptanceCount {
- public:
-  AcceptanceCount() = default;
-  // Begins as if `weight` drafts of rate `mean` had been seen.
-  AcceptanceCount(double mean, double weight) : yes_(mean * weight), no_((1.0 - mean) * weight) {}
-
-  // `keep` < 1 is what a step leaves of what was counted before. True when the rate has changed, and all
-  // from before the change has been forgotten.
-  bool Count(bool accepted, double keep);
-  double mean() const { return yes_ / (yes_ + no_); }
-  // A standard deviation above the mean: what the rate may well be.
-  double optimistic() const;
-
- private:
-  // Evidence that the rate is no longer mean() but a given other one (Page, "Continuous inspection schemes",
-  // Biometrika 1954), and what was seen since it began.
-  struct Change {
-    double evidence = 0;
-    double yes = 0, no = 0;
-  };
-  bool Suspect(Change* change, double other, bool accepted);
-
-  double yes_ = 0.5;
-  double no_ = 0.5;
-  Change drop_, rise_;
-};
-
-// Acceptance of a source by depth: [i] of draft i when all before it were right.
+// Use from one thread.
 class DepthAcceptance {
  public:
+  // Knows nothing: half a draft was right and half a draft wrong.
   DepthAcceptance() = default;
+  // What is believed of a source nobody has tried.
   static DepthAcceptance Prior();
   // Begins with what `prior` knows, taken for `weight` drafts per depth.
   static DepthAcceptance From(const DepthAcceptance& prior, double weight);
 
-  // A verify step. True when the rate of the first draft has changed.
-  bool Count(int32_t drafted, int32_t accepted, double keep);
-  // [i] the probability that drafts 0..i are all accepted.
-  std::array<double, kMaxDraft> Survival(bool optimistic = false) const;
-  double first() const { return depths_[0].mean(); }
+  // A verify step; `keep` < 1 is what it leaves of all counted before.
+  void Count(int32_t drafted, int32_t accepted, double keep);
+  // A step in which nothing was drafted: forgets towards `prior`, taken for one draft.
+  void Fade(const DepthAcceptance& prior, double keep);
+  // Whether the first draft's rate has changed with the step just counted, to be asked once after each. If
+  // so, all from before the change is forgotten.
+  bool Turned();
+  // [i] the probability that drafts 0..i are all accepted, every depth `deviations` standard deviations above
+  // its mean.
+  std::array<double, kMaxDraft> Survival(double deviations = 0) const;
 
  private:
-  std::array<AcceptanceCount, kMaxDraft> depths_;
+  struct Counts {
+    double yes = 0, no = 0;
+  };
+  // Evidence that the first draft's rate is another one than believed, and what was seen since it began.
+  struct Change {
+    double evidence = 0;
+    Counts seen;
+  };
+  static void Weigh(Change* change, double now, double other, bool accepted);
+  // [i] conditional on 0..i-1
+  std::array<double, kMaxDraft> Rates(double deviations) const;
+
+  std::array<Counts, kMaxDraft> depths_ = {Counts{0.5, 0.5}};
+  Change drop_, rise_;
 };
 
 }  // namespace paceline

@@ -15,7 +15,8 @@ constexpr double kBudgetSeconds = 1.5;
 constexpr int kRepeats = 3;  // of which the middle counts
 constexpr int32_t kPromptTokens = 8;
 constexpr uint64_t kSeed = 0x63616C6962726174;  // any; the same tokens at every start
-// Rows per sequence less one. A single sequence, the commonest batch, is measured at every depth.
+// Rows per sequence less one. Few sequences, the commonest batches, are measured at every depth.
+constexpr int32_t kFew = 4;
 constexpr std::array<int32_t, 5> kDepths = {0, 1, 2, 4, 8};
 constexpr std::array<int32_t, 4> kDepthsBetween = {3, 5, 6, 7};
 
@@ -32,7 +33,7 @@ class Calibration {
       if (spent_ == 0) break;  // nobody holds a watch
       for (const int32_t depth : kDepths) RETURN_IF_ERROR(Measure(depth));
       for (const int32_t depth : kDepthsBetween) {
-        if (batch == 1) RETURN_IF_ERROR(Measure(depth));
+        if (batch <= kFew) RETURN_IF_ERROR(Measure(depth));
       }
       Close();
     }

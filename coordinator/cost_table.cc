@@ -18,7 +18,6 @@ constexpr double kMaxPull = 1.5;
 constexpr int64_t kMature = 8;
 
 double Median(std::array<double, 3> values, int64_t count) {
-  if (count == 1) return values[0];
   if (count == 2) return std::min(values[0], values[1]);  // what delays a step only ever adds
   std::sort(values.begin(), values.end());
   return values[1];
@@ -76,6 +75,12 @@ double CostTable::SeedAt(int32_t batch, double rows) const {
   return at(low) + share * (at(above) - at(low));
 }
 
+// Of many sequences, where few steps have exactly so many rows, neighbours share what they learn.
+int32_t CostTable::CellOf(int32_t batch, int32_t rows) {
+  const int32_t width = std::max(1, batch / 2);
+  return batch + (rows - batch + width / 2) / width * width;
+}
+
 double CostTable::CorrectionAt(int32_t batch, int32_t rows) const {
   if (corrections_.empty()) return 1.0;
   auto curve = corrections_.lower_bound(batch);
@@ -100,16 +105,17 @@ void CostTable::Observe(int32_t batch, int32_t rows, double seconds) {
   if (!(seconds > 0) || !std::isfinite(seconds)) return;
   const double seed = SeedAt(batch, rows);
   if (seeds_.empty() && corrections_.empty()) {
-    corrections_[batch][rows] = {seconds / seed, 1, {seconds}};
+    corrections_[batch][CellOf(batch, rows)] = {seconds / seed, 1, {seconds / seed}};
     return;
   }
   const double inherited = CorrectionAt(batch, rows);
-  const auto [found, fresh] = corrections_[batch].try_emplace(rows);
+  const auto [found, fresh] = corrections_[batch].try_emplace(CellOf(batch, rows));
   Correction& cell = found->second;
   if (fresh) cell.factor = inherited;
-  cell.recent[static_cast<size_t>(cell.observations % 3)] = seconds;
+  cell.recent[static_cast<size_t>(cell.observations % 3)] = seconds / seed;
   ++cell.observations;
-  const double ratio = Median(cell.recent, std::min<int64_t>(cell.observations, 3)) / (seed * cell.factor);
+  if (cell.observations == 1) return;  // one alone may be an outlier
+  const double ratio = Median(cell.recent, std::min<int64_t>(cell.observations, 3)) / cell.factor;
   const double pull = std::clamp(ratio, 1.0 / kMaxPull, kMaxPull) - 1.0;
   const double rate = std::max(kRate, 1.0 / static_cast<double>(cell.observations + 1));
   cell.factor *= 1.0 + rate * pull;

@@ -32,11 +32,12 @@ class CostTable {
   struct Correction {
     double factor = 1.0;
     int64_t observations = 0;
-    std::array<double, 3> recent{};  // seconds, a ring
+    std::array<double, 3> recent{};  // observed / seed, a ring
   };
   using Curve = std::map<int32_t, double>;            // rows -> seconds
-  using Corrections = std::map<int32_t, Correction>;  // rows -> correction
+  using Corrections = std::map<int32_t, Correction>;  // CellOf -> correction
 
+  static int32_t CellOf(int32_t batch, int32_t rows);
   double Guess(double batch, double rows) const;
   double Along(int32_t batch, const Curve& curve, double rows) const;
   double SeedAt(int32_t batch, double rows) const;

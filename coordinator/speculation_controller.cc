@@ -13,12 +13,14 @@ namespace {
 // What a verify step leaves of the counts before it: half-lives of 64 and 1024 steps.
 const double kKeep = std::exp2(-1.0 / 64);
 const double kKeepPrior = std::exp2(-1.0 / 1024);
+// What an arm is left with that could have drafted and was not chosen: a guess gone wrong must not last.
+const double kKeepUnused = std::exp2(-1.0 / 16);
 // A new request believes the others for as many drafts; one that is tried again believes nobody.
-constexpr double kPriorWeight = 2;
+constexpr double kPriorWeight = 1;
 
 // An arm that seems to lose drafts one token for so many steps all the same, ...
 constexpr int32_t kTrial = 4;
-// ... and as long as it may yet win for so many in all.
+// ... and on as long as it may yet win. After so many it is no news any more.
 constexpr int32_t kTest = 16;
 constexpr int32_t kFirstRest = 128;
 constexpr int32_t kLongestRest = 1024;
@@ -77,22 +79,28 @@ void SpeculationController::Rest(Request& request) {
   }
 }
 
-double SpeculationController::RunCost(int32_t batch, int64_t rows, int64_t prefill_rows) const {
-  return run_.Estimate(batch, static_cast<int32_t>(rows)) +
-         prefill_row_s_ * static_cast<double>(prefill_rows);
+double SpeculationController::RunCost(int32_t batch, int64_t rows, int64_t prefill_rows) {
+  const auto [found, fresh] = run_asked_.try_emplace(rows);
+  if (fresh) {
+    found->second = run_.Estimate(batch, static_cast<int32_t>(rows)) +
+                    prefill_row_s_ * static_cast<double>(prefill_rows);
+  }
+  return found->second;
 }
 
-double SpeculationController::DraftCost(const Passes& passes) const {
+double SpeculationController::DraftCost(const Passes& passes) {
   double cost = 0;
   for (int32_t j = 0; j < kMaxDraft && passes[static_cast<size_t>(j)] > 0; ++j) {
     const int32_t n = passes[static_cast<size_t>(j)];
-    if (draft_.empty()) {
-      cost += kGuessedDraft * run_.Estimate(1, 1);
-      continue;
+    const auto [found, fresh] = draft_asked_.try_emplace(int64_t{n} * kMaxDraft + j);
+    if (fresh && draft_.empty()) {
+      found->second = kGuessedDraft * run_.Estimate(1, 1);
+    } else if (fresh) {
+      const double with = draft_.Estimate(n, n * (j + 1));
+      const double without = j > 0 ? draft_.Estimate(n, n * j) : 0.0;
+      found->second = std::max(0.0, with - without);
     }
-    const double with = draft_.Estimate(n, n * (j + 1));
-    const double without = j > 0 ? draft_.Estimate(n, n * j) : 0.0;
-    cost += std::max(0.0, with - without);
+    cost += found->second;
   }
   return cost;
 }
@@ -100,7 +108,7 @@ double SpeculationController::DraftCost(const Passes& passes) const {
 // Tokens per second of a step in which this candidate drafts at its best depth, relative to a plain one; the
 // better of two ways: it alone, and all candidates alike (which share the passes of the drafter).
 double SpeculationController::Gain(const std::array<double, kMaxDraft>& survival, DraftSource source,
-                                   int32_t most, int32_t batch, const DraftLimits& limits) const {
+                                   int32_t most, int32_t batch, const DraftLimits& limits) {
   const double plain = RunCost(batch, batch, limits.prefill_rows);
   double best = 0;
   for (const int32_t n : {1, batch}) {
@@ -157,9 +165,11 @@ SpeculationController::Plan SpeculationController::Auto(const DraftCandidate& ca
     } else {
       // Not for lack of right drafts: nothing could pay in such a step.
       if (Gain(certain, plan.source, most, batch, limits) <= 1.0) continue;
+      // Close to the border it is no matter which side is right: a rest only where it is clear.
+      const double deviations = arm.tested < kTest ? 1.0 : 0.5;
       const bool may_win =
-          Gain(arm.acceptance.Survival(/*optimistic=*/true), plan.source, most, batch, limits) > 1.0;
-      if (arm.tested >= kTest || (arm.tested >= kTrial && !may_win)) {
+          Gain(arm.acceptance.Survival(deviations), plan.source, most, batch, limits) > 1.0;
+      if (arm.tested >= kTrial && !may_win) {
         arm.rest_left = arm.next_rest;
         arm.next_rest = std::min(2 * arm.next_rest, kLongestRest);
         continue;
@@ -174,6 +184,8 @@ SpeculationController::Plan SpeculationController::Auto(const DraftCandidate& ca
 std::vector<DraftDecision> SpeculationController::Decide(std::span<const DraftCandidate> candidates,
                                                          const DraftLimits& limits) {
   const auto batch = static_cast<int32_t>(candidates.size());
+  run_asked_.clear();
+  draft_asked_.clear();
   std::vector<DraftDecision> decisions(candidates.size());
   std::vector<Plan> plans(candidates.size());
   int64_t rows = batch;
@@ -226,6 +238,15 @@ std::vector<DraftDecision> SpeculationController::Decide(std::span<const DraftCa
       best = decisions;
     }
   }
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    if (candidates[i].choice.mode != DraftMode::kAuto || best[i].depth > 0) continue;
+    Request& request = Of(candidates[i].id);
+    for (const DraftOffer& offer : candidates[i].offers) {
+      Arm& arm = request.arms[ArmOf(offer)];
+      if (offer.depth > 0 && arm.rest_left == 0)
+        arm.acceptance.Fade(priors_[ArmOf(offer)], kKeepUnused);
+    }
+  }
   return best;
 }
 
@@ -239,9 +260,9 @@ void SpeculationController::Observe(const StepObservation& step) {
     Request& request = found->second;
     Arm& arm = request.arms[request.arm];
     ++arm.tested;
-    // After a change it may still show within a few steps that it pays.
-    if (arm.acceptance.Count(outcome.drafted, outcome.accepted, kKeep))
-      arm.tested = std::min(arm.tested, kTest - kTrial);
+    arm.acceptance.Count(outcome.drafted, outcome.accepted, kKeep);
+    // After a change it may show within a few steps that it still pays.
+    if (arm.acceptance.Turned()) arm.tested = 0;
     priors_[request.arm].Count(outcome.drafted, outcome.accepted, kKeepPrior);
     if (outcome.source == DraftSource::kMtp) ObserveFirst(outcome.accepted > 0);
   }

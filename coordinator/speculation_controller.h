@@ -106,9 +106,10 @@ class SpeculationController {
   Plan Fixed(const DraftCandidate& candidate) const;
   Plan Auto(const DraftCandidate& candidate, Request& request, const DraftLimits& limits, int32_t batch);
   double Gain(const std::array<double, kMaxDraft>& survival, DraftSource source, int32_t most, int32_t batch,
-              const DraftLimits& limits) const;
-  double RunCost(int32_t batch, int64_t rows, int64_t prefill_rows) const;
-  double DraftCost(const Passes& passes) const;
+              const DraftLimits& limits);
+  // Both remember what they were asked for during one decision.
+  double RunCost(int32_t batch, int64_t rows, int64_t prefill_rows);
+  double DraftCost(const Passes& passes);
   void ObserveCosts(const StepObservation& step);
   void ObserveFirst(bool accepted);
 
@@ -117,6 +118,8 @@ class SpeculationController {
   CostTable run_{CostTable::Kind::kRows};
   CostTable draft_{CostTable::Kind::kDepth};
   double prefill_row_s_ = 0;
+  std::unordered_map<int64_t, double> run_asked_;    // rows -> seconds
+  std::unordered_map<int64_t, double> draft_asked_;  // sequences and depth -> seconds of the last pass
   std::array<DepthAcceptance, kArms> priors_;  // of all requests together
   std::unordered_map<SequenceId, Request> requests_;
   int64_t mtp_first_drafts_ = 0;
