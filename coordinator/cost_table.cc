@@ -12,15 +12,17 @@ namespace {
 
 // How fast a cell follows what is observed, and how far one observation may pull it.
 constexpr double kRate = 0.1;
-constexpr double kMaxPull = 1.5;
+// Less upwards, where a mistake would not be visited again.
+constexpr double kMaxDown = 1.5, kMaxUp = 1.2;
 // From so many observations on a cell is right, and what it sees further is drift that all cells share
 // (a longer context, a slower network), not its own shape.
 constexpr int64_t kMature = 8;
 
-double Median(std::array<double, 3> values, int64_t count) {
-  if (count == 2) return std::min(values[0], values[1]);  // what delays a step only ever adds
+// Of the first few the least: what delays a step only ever adds.
+double Typical(std::array<double, CostTable::kRecent> values, int64_t count) {
+  if (count < CostTable::kRecent) return *std::min_element(values.begin(), values.begin() + count);
   std::sort(values.begin(), values.end());
-  return values[1];
+  return values[values.size() / 2];
 }
 
 }  // namespace
@@ -112,11 +114,11 @@ void CostTable::Observe(int32_t batch, int32_t rows, double seconds) {
   const auto [found, fresh] = corrections_[batch].try_emplace(CellOf(batch, rows));
   Correction& cell = found->second;
   if (fresh) cell.factor = inherited;
-  cell.recent[static_cast<size_t>(cell.observations % 3)] = seconds / seed;
+  cell.recent[static_cast<size_t>(cell.observations % kRecent)] = seconds / seed;
   ++cell.observations;
   if (cell.observations == 1) return;  // one alone may be an outlier
-  const double ratio = Median(cell.recent, std::min<int64_t>(cell.observations, 3)) / cell.factor;
-  const double pull = std::clamp(ratio, 1.0 / kMaxPull, kMaxPull) - 1.0;
+  const double ratio = Typical(cell.recent, std::min<int64_t>(cell.observations, kRecent)) / cell.factor;
+  const double pull = std::clamp(ratio, 1.0 / kMaxDown, kMaxUp) - 1.0;
   const double rate = std::max(kRate, 1.0 / static_cast<double>(cell.observations + 1));
   cell.factor *= 1.0 + rate * pull;
   if (cell.observations <= kMature) return;

@@ -18,6 +18,7 @@ class CostTable {
     kRows,   // rows are what costs: all of a step
     kDepth,  // rows per sequence are: drafting, one pass of all sequences per draft
   };
+  static constexpr int64_t kRecent = 5;  // observations of which the median counts
   explicit CostTable(Kind kind) : kind_(kind) {}
 
   // A measured point; several of one (batch, rows): the last counts. 1 <= batch <= rows, seconds > 0.
@@ -32,7 +33,7 @@ class CostTable {
   struct Correction {
     double factor = 1.0;
     int64_t observations = 0;
-    std::array<double, 3> recent{};  // observed / seed, a ring
+    std::array<double, kRecent> recent{};  // observed / seed, a ring
   };
   using Curve = std::map<int32_t, double>;            // rows -> seconds
   using Corrections = std::map<int32_t, Correction>;  // CellOf -> correction

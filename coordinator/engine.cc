@@ -329,6 +329,7 @@ void Engine::RunWarmStep() {
   rows.sequence = SequenceId(next_sequence_++);
   rows.pages = {0};
   rows.tokens = {0};
+  rows.prompt_tokens = 1;
   rows.sampled_rows = 1;
   rows.sampling.temperature = 0;
   plan.sequences.push_back(rows);
