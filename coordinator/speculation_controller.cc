@@ -22,6 +22,10 @@ constexpr double kPriorWeight = 1;
 constexpr int32_t kTrial = 4;
 // ... and on as long as it may yet win. After so many it is no news any more.
 constexpr int32_t kTest = 16;
+// So many steps in a row without a right draft end the doubt, unless the rate has long been known to be low
+// and to pay all the same.
+constexpr int32_t kBarren = 12;
+constexpr double kBarrenRate = 0.1;
 constexpr int32_t kFirstRest = 128;
 constexpr int32_t kLongestRest = 1024;
 
@@ -75,6 +79,7 @@ void SpeculationController::Rest(Request& request) {
     if (arm.rest_left == 0 || --arm.rest_left > 0) continue;
     arm.acceptance = DepthAcceptance();
     arm.tested = 0;
+    arm.barren = 0;
     arm.retest = true;
   }
 }
@@ -157,7 +162,8 @@ SpeculationController::Plan SpeculationController::Auto(const DraftCandidate& ca
     plan.most = most;
     plan.survival = arm.acceptance.Survival();
     plan.gain = Gain(plan.survival, plan.source, most, batch, limits);
-    if (plan.gain > 1.0) {
+    const bool barren = arm.barren >= kBarren && plan.survival[0] < kBarrenRate;
+    if (plan.gain > 1.0 && !barren) {
       if (arm.tested >= kTest) {
         arm.next_rest = kFirstRest;
         arm.retest = false;
@@ -169,7 +175,7 @@ SpeculationController::Plan SpeculationController::Auto(const DraftCandidate& ca
       const double deviations = arm.tested < kTest ? 1.0 : 0.5;
       const bool may_win =
           Gain(arm.acceptance.Survival(deviations), plan.source, most, batch, limits) > 1.0;
-      if (arm.tested >= kTrial && !may_win) {
+      if (barren || (arm.tested >= kTrial && !may_win)) {
         arm.rest_left = arm.next_rest;
         arm.next_rest = std::min(2 * arm.next_rest, kLongestRest);
         continue;
@@ -260,6 +266,7 @@ void SpeculationController::Observe(const StepObservation& step) {
     Request& request = found->second;
     Arm& arm = request.arms[request.arm];
     ++arm.tested;
+    arm.barren = outcome.accepted > 0 ? 0 : arm.barren + 1;
     arm.acceptance.Count(outcome.drafted, outcome.accepted, kKeep);
     // After a change it may show within a few steps that it still pays.
     if (arm.acceptance.Turned()) arm.tested = 0;

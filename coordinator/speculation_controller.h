@@ -80,6 +80,7 @@ class SpeculationController {
   struct Arm {
     DepthAcceptance acceptance;
     int32_t tested = 0;     // verify steps since it was taken up
+    int32_t barren = 0;     // verify steps since a draft was last right
     int32_t rest_left = 0;  // steps
     int32_t next_rest = 0;  // steps
     bool retest = false;
