@@ -27,23 +27,22 @@
 namespace paceline {
 namespace {
 
-// A sleep that need not be exact ends late by this much or less on a busy machine; the rest of a delay is
-// yielded away.
-constexpr Duration kSleepError = std::chrono::microseconds(25);
+// A sleep ends late by about this much; the rest of a delay is yielded away.
+constexpr Duration kSleepError = std::chrono::microseconds(15);
 // The pump looks around this often when nothing is due.
 constexpr Duration kIdle = std::chrono::milliseconds(200);
-// What the pump asks of the scheduler: turns so short that it is put in front of threads that compute.
-constexpr std::chrono::nanoseconds kPumpSlice = std::chrono::microseconds(100);
-
 // The kernel gathers the timers of ordinary threads within 50 us; the calling thread's now fire on time.
 void AskForExactTimers() {
   thread_local const bool asked = prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL) == 0;
   (void)asked;
 }
 
-// A short slice for the calling thread (sched_setattr(2), which glibc does not wrap). Kernels that know no
-// slices of single threads ignore or refuse it: then the wire is less exact under load.
-void AskForShortTurns() {
+// The calling thread goes before threads that compute: it runs for microseconds, when a message is due. Where
+// that is not allowed it asks for short turns (sched_setattr(2), which glibc does not wrap); where the kernel
+// knows no such thing either, the wire is less exact under load.
+void AskForPrecedence() {
+  const sched_param first{.sched_priority = 1};
+  if (sched_setscheduler(0, SCHED_FIFO, &first) == 0) return;
   struct {
     uint32_t size, policy;
     uint64_t flags;
@@ -52,7 +51,7 @@ void AskForShortTurns() {
     uint64_t runtime, deadline, period;  // ns
   } attributes = {};
   attributes.size = sizeof(attributes);
-  attributes.runtime = static_cast<uint64_t>(kPumpSlice.count());
+  attributes.runtime = 100'000;
   syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
@@ -236,7 +235,7 @@ class SimulatedLink final : public Link {
   // The pump thread: sleeps in the link inside, so that an arrival enters the wire at once.
   void Pump() {
     AskForExactTimers();
-    AskForShortTurns();
+    AskForPrecedence();
     while (!stop_.load()) {
       if (!Move().ok()) {
         changed_.notify_all();
