@@ -26,7 +26,8 @@ struct CommittedRows {
   SequenceId sequence{0};
   int64_t first_position = 0;       // of tokens[0]
   std::span<const TokenId> tokens;  // [rows], the rows' own tokens
-  const float* hidden = nullptr;  // [rows, hidden] of the target, at the drafter's tap; valid during the call
+  const float* hidden = nullptr;   // [rows, hidden] of the target, at the drafter's tap; valid during the call
+  std::span<const int32_t> pages;  // position p lives in KV page pages[p / kPagePositions]
 };
 
 struct DraftRequest {
@@ -67,8 +68,8 @@ class Drafter {
   virtual DraftSource source() const = 0;
   // Whether Commit wants the target's hidden states.
   virtual bool needs_hidden() const = 0;
-  // Rows at position 0 start the sequence afresh.
-  virtual void Commit(const CommittedRows& rows) = 0;
+  // Rows at position 0 start the sequence afresh. The context is that of Draft.
+  virtual void Commit(const DraftContext& context, const CommittedRows& rows) = 0;
   // drafts[i] answers requests[i]. An error fails the step's drafts, not the step: the caller runs plain
   // rows.
   virtual absl::Status Draft(const DraftContext& context, std::span<const DraftRequest> requests,

@@ -26,25 +26,26 @@ absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Load(const Checkpoint&
       }
     }
   }
-  return Run(checkpoint, placement.layers().size(), std::move(jobs), table, pool, progress);
+  return Run(checkpoint, placement.layers().size(), std::move(jobs), table, pool, progress, {});
 }
 
 absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::LoadWhole(const Checkpoint& checkpoint,
                                                                     const std::string& mlp,
                                                                     const kernels::KernelTable& table,
-                                                                    ThreadPool& pool) {
+                                                                    ThreadPool& pool, const ExpertRule& rule) {
   std::vector<Job> jobs;
   for (int32_t e = 0; e < checkpoint.config().experts; ++e) {
     jobs.push_back({mlp, 0, e, 0, GroupsOf(checkpoint.config().expert_columns), 0});
   }
-  return Run(checkpoint, 1, std::move(jobs), table, pool, {});
+  return Run(checkpoint, 1, std::move(jobs), table, pool, {}, rule);
 }
 
 absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Run(const Checkpoint& checkpoint, size_t layers,
                                                               std::vector<Job> jobs,
                                                               const kernels::KernelTable& table,
                                                               ThreadPool& pool,
-                                                              const LoadCallback& progress) {
+                                                              const LoadCallback& progress,
+                                                              const ExpertRule& rule) {
   auto store = std::make_unique<ExpertStore>();
   store->table_ = &table;
   store->layers_.resize(layers);
@@ -64,6 +65,7 @@ absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Run(const Checkpoint& 
     absl::StatusOr<std::unique_ptr<kernels::Expert>> packed =
         [&]() -> absl::StatusOr<std::unique_ptr<kernels::Expert>> {
       ASSIGN_OR_RETURN(kernels::PlainExpert plain, checkpoint.ReadExpert(job.mlp, job.expert, {begin, end}));
+      if (rule) rule(plain);
       return table.pack_expert(std::move(plain));
     }();
     const std::lock_guard lock(mutex);

@@ -21,6 +21,8 @@ namespace paceline {
 
 // Bytes read so far and in all.
 using LoadCallback = std::function<void(int64_t done, int64_t total)>;
+// What becomes of an expert between file and pack; called from several threads. Null: nothing.
+using ExpertRule = std::function<void(kernels::PlainExpert&)>;
 
 class ExpertStore {
  public:
@@ -29,11 +31,13 @@ class ExpertStore {
                                                            const Placement& placement, RankId rank,
                                                            const kernels::KernelTable& table,
                                                            ThreadPool& pool, const LoadCallback& progress);
-  // All experts of one feed-forward ("mtp.layers.0.mlp") as layer 0.
+  // All experts of one feed-forward ("mtp.layers.0.mlp") as layer 0. No more experts than the pool has
+  // threads are in memory in two forms.
   static absl::StatusOr<std::unique_ptr<ExpertStore>> LoadWhole(const Checkpoint& checkpoint,
                                                                 const std::string& mlp,
                                                                 const kernels::KernelTable& table,
-                                                                ThreadPool& pool);
+                                                                ThreadPool& pool,
+                                                                const ExpertRule& rule = {});
 
   // Adds every leaf of `routes` to sums [x.rows, hidden]. Routes of one (expert, first group, groups) stand
   // together. FailedPrecondition names a leaf that is not held here.
@@ -57,7 +61,8 @@ class ExpertStore {
   static absl::StatusOr<std::unique_ptr<ExpertStore>> Run(const Checkpoint& checkpoint, size_t layers,
                                                           std::vector<Job> jobs,
                                                           const kernels::KernelTable& table, ThreadPool& pool,
-                                                          const LoadCallback& progress);
+                                                          const LoadCallback& progress,
+                                                          const ExpertRule& rule);
 
   const kernels::KernelTable* table_ = nullptr;
   // [layers][expert] -> slices, ascending by first group.

@@ -7,8 +7,9 @@
 namespace paceline {
 
 absl::StatusOr<LinearPtr> LoadLinear(const Checkpoint& checkpoint, const std::string& name,
-                                     const kernels::KernelTable& table) {
+                                     const kernels::KernelTable& table, const LinearRule& rule) {
   ASSIGN_OR_RETURN(kernels::PlainLinear plain, checkpoint.ReadLinear(name));
+  if (rule) rule(plain);
   return table.pack_linear(std::move(plain));
 }
 
@@ -26,11 +27,18 @@ namespace {
 
 class LayerLoader {
  public:
-  LayerLoader(const Checkpoint& checkpoint, const kernels::KernelTable& table, int64_t* bytes)
-      : checkpoint_(checkpoint), table_(table), bytes_(bytes) {}
+  LayerLoader(const Checkpoint& checkpoint, const kernels::KernelTable& table, const LinearRule& rule,
+              int64_t* bytes)
+      : checkpoint_(checkpoint), table_(table), rule_(rule), bytes_(bytes) {}
 
   void CountInto(int64_t* bytes) { bytes_ = bytes; }
   absl::Status Linear(const std::string& name, LinearPtr& to) {
+    ASSIGN_OR_RETURN(to, LoadLinear(checkpoint_, name, table_, rule_));
+    *bytes_ += to->bytes;
+    return absl::OkStatus();
+  }
+  // Small, and much hangs on its bits: as stored.
+  absl::Status Router(const std::string& name, LinearPtr& to) {
     ASSIGN_OR_RETURN(to, LoadLinear(checkpoint_, name, table_));
     *bytes_ += to->bytes;
     return absl::OkStatus();
@@ -48,15 +56,17 @@ class LayerLoader {
  private:
   const Checkpoint& checkpoint_;
   const kernels::KernelTable& table_;
+  const LinearRule& rule_;
   int64_t* bytes_;  // where what is loaded is counted
 };
 
 }  // namespace
 
 absl::StatusOr<LayerWeights> LoadLayer(const Checkpoint& checkpoint, const std::string& prefix,
-                                       const LayerConfig& config, const kernels::KernelTable& table) {
+                                       const LayerConfig& config, const kernels::KernelTable& table,
+                                       const LinearRule& rule) {
   LayerWeights layer;
-  LayerLoader load(checkpoint, table, &layer.mixer_bytes);
+  LayerLoader load(checkpoint, table, rule, &layer.mixer_bytes);
   RETURN_IF_ERROR(load.Vector(prefix + ".input_layernorm.weight", layer.input_norm));
   RETURN_IF_ERROR(load.Vector(prefix + ".post_attention_layernorm.weight", layer.post_norm));
 
@@ -101,11 +111,11 @@ absl::StatusOr<LayerWeights> LoadLayer(const Checkpoint& checkpoint, const std::
     return layer;
   }
   auto w = std::make_unique<MoeWeights>();
-  RETURN_IF_ERROR(load.Linear(mlp + ".gate", w->router));
+  RETURN_IF_ERROR(load.Router(mlp + ".gate", w->router));
   ASSIGN_OR_RETURN(w->row_format, RowFormatOf(checkpoint, mlp));
   if (checkpoint.config().shared_columns > 0) {
     RETURN_IF_ERROR(load.FeedForward(mlp + ".shared_expert", w->shared));
-    RETURN_IF_ERROR(load.Linear(mlp + ".shared_expert_gate", w->shared_gate));
+    RETURN_IF_ERROR(load.Router(mlp + ".shared_expert_gate", w->shared_gate));
   }
   layer.moe = std::move(w);
   return layer;

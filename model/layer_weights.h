@@ -54,11 +54,15 @@ struct LayerWeights {
   int64_t mixer_bytes = 0, feed_forward_bytes = 0;  // of the linears; routed experts not counted
 };
 
-// Reads and packs. `prefix` is "layers.3" or "mtp.layers.0". Errors are the checkpoint's.
+// What becomes of a matrix between file and pack; null: nothing.
+using LinearRule = std::function<void(kernels::PlainLinear&)>;
+
+// Reads and packs; `rule` sees every matrix but routers and shared gates. `prefix` is "layers.3" or "mtp.layers.0". Errors are the checkpoint's.
 absl::StatusOr<LayerWeights> LoadLayer(const Checkpoint& checkpoint, const std::string& prefix,
-                                       const LayerConfig& layer, const kernels::KernelTable& table);
+                                       const LayerConfig& layer, const kernels::KernelTable& table,
+                                       const LinearRule& rule = {});
 absl::StatusOr<LinearPtr> LoadLinear(const Checkpoint& checkpoint, const std::string& name,
-                                     const kernels::KernelTable& table);
+                                     const kernels::KernelTable& table, const LinearRule& rule = {});
 
 // int16g128 when gate and up of every expert of the layer are integer, else fp32: a property of the layer,
 // not of a node.

@@ -3,8 +3,36 @@
 
 namespace paceline {
 
-void RunAttention(const StepContext& context, const AttentionWeights& weights, const ModelConfig& config,
-                  const KvLayer& kv, const float* x, float* out) {
+namespace {
+
+// in: x as codes or values, whatever the projections want.
+void StoreFrom(const StepContext& context, const AttentionWeights& weights, const ModelConfig& config,
+               const KvLayer& kv, const kernels::Activations& in) {
+  const kernels::Workspace::Scope scope(context.workspace);
+  const kernels::KernelTable& table = context.table;
+  ThreadPool& pool = context.pool;
+  const Batch& batch = context.batch;
+  const int32_t rows = batch.rows;
+  const int32_t dim = config.head_dim;
+  const float plus = config.norm_plus_one ? 1.0f : 0.0f;
+  const int64_t kv_width = int64_t{config.kv_heads} * dim;
+
+  float* k_raw = context.workspace.Take<float>(rows * kv_width);  // [rows, kv_heads, head_dim]
+  float* v = context.workspace.Take<float>(rows * kv_width);      // [rows, kv_heads, head_dim]
+  float* k = context.workspace.Take<float>(rows * kv_width);      // [rows, kv_heads, head_dim]
+  table.linear(pool, *weights.k, in, k_raw, kv_width);
+  table.linear(pool, *weights.v, in, v, kv_width);
+  if (!weights.k_bias.empty()) {
+    table.add_bias(pool, k_raw, rows, kv_width, weights.k_bias.data());
+    table.add_bias(pool, v, rows, kv_width, weights.v_bias.data());
+  }
+  table.head_norm_rope(pool, k_raw, kv_width, dim, rows, config.kv_heads, dim, weights.k_norm.data(), plus,
+                       config.norm_eps, batch.cos.data(), batch.sin.data(), batch.rotary_half, k);
+  table.write_kv(pool, AttentionShapeOf(config), kv.view(), batch.runs, k, v);
+}
+
+void AttendFrom(const StepContext& context, const AttentionWeights& weights, const ModelConfig& config,
+                const KvLayer& kv, const kernels::Activations& in, float* out) {
   const kernels::Workspace::Scope scope(context.workspace);
   const kernels::KernelTable& table = context.table;
   ThreadPool& pool = context.pool;
@@ -13,41 +41,50 @@ void RunAttention(const StepContext& context, const AttentionWeights& weights, c
   const int32_t dim = config.head_dim;
   const float plus = config.norm_plus_one ? 1.0f : 0.0f;
   const int64_t query_width = weights.q->outputs;  // heads * dim, twice that with gates
-  const int64_t kv_width = int64_t{config.kv_heads} * dim;
+  const int64_t head_stride = query_width / config.heads;
   const int64_t width = int64_t{config.heads} * dim;
 
   float* projected =
-      context.workspace.Take<float>(rows * query_width);          // [rows, heads, query (and gate), head_dim]
-  float* k_raw = context.workspace.Take<float>(rows * kv_width);  // [rows, kv_heads, head_dim]
-  float* v = context.workspace.Take<float>(rows * kv_width);      // [rows, kv_heads, head_dim]
-  const kernels::Activations in =
-      Activate(context, x, rows, config.hidden, {weights.q.get(), weights.k.get(), weights.v.get()});
+      context.workspace.Take<float>(rows * query_width);   // [rows, heads, query (and gate), head_dim]
+  float* q = context.workspace.Take<float>(rows * width);  // [rows, heads, head_dim]
+  float* o = context.workspace.Take<float>(rows * width);  // [rows, heads, head_dim]
   table.linear(pool, *weights.q, in, projected, query_width);
-  table.linear(pool, *weights.k, in, k_raw, kv_width);
-  table.linear(pool, *weights.v, in, v, kv_width);
-  if (!weights.q_bias.empty()) {
-    table.add_bias(pool, projected, rows, query_width, weights.q_bias.data());
-    table.add_bias(pool, k_raw, rows, kv_width, weights.k_bias.data());
-    table.add_bias(pool, v, rows, kv_width, weights.v_bias.data());
-  }
-
-  float* q = context.workspace.Take<float>(rows * width);     // [rows, heads, head_dim]
-  float* k = context.workspace.Take<float>(rows * kv_width);  // [rows, kv_heads, head_dim]
-  const int64_t head_stride = query_width / config.heads;
+  if (!weights.q_bias.empty()) table.add_bias(pool, projected, rows, query_width, weights.q_bias.data());
   table.head_norm_rope(pool, projected, query_width, head_stride, rows, config.heads, dim,
                        weights.q_norm.data(), plus, config.norm_eps, batch.cos.data(), batch.sin.data(),
                        batch.rotary_half, q);
-  table.head_norm_rope(pool, k_raw, kv_width, dim, rows, config.kv_heads, dim, weights.k_norm.data(), plus,
-                       config.norm_eps, batch.cos.data(), batch.sin.data(), batch.rotary_half, k);
-  const kernels::AttentionShape shape = AttentionShapeOf(config);
-  table.write_kv(pool, shape, kv.view(), batch.runs, k, v);
-  float* o = context.workspace.Take<float>(rows * width);  // [rows, heads, head_dim]
-  table.attention(pool, context.workspace, shape, kv.view(), batch.runs, q, o);
+  table.attention(pool, context.workspace, AttentionShapeOf(config), kv.view(), batch.runs, q, o);
   if (weights.gated)
     table.sigmoid_gate(pool, projected + dim, query_width, head_stride, rows, config.heads, dim, o);
   const kernels::Activations mixed = Activate(context, o, rows, width, {weights.o.get()});
   table.linear(pool, *weights.o, mixed, out, config.hidden);
   if (!weights.o_bias.empty()) table.add_bias(pool, out, rows, config.hidden, weights.o_bias.data());
+}
+
+}  // namespace
+
+void StoreKeysValues(const StepContext& context, const AttentionWeights& weights, const ModelConfig& config,
+                     const KvLayer& kv, const float* x) {
+  const kernels::Workspace::Scope scope(context.workspace);
+  StoreFrom(
+      context, weights, config, kv,
+      Activate(context, x, context.batch.rows, config.hidden, {weights.k.get(), weights.v.get()}));
+}
+
+void AttendStored(const StepContext& context, const AttentionWeights& weights, const ModelConfig& config,
+                  const KvLayer& kv, const float* x, float* out) {
+  const kernels::Workspace::Scope scope(context.workspace);
+  AttendFrom(context, weights, config, kv,
+             Activate(context, x, context.batch.rows, config.hidden, {weights.q.get()}), out);
+}
+
+void RunAttention(const StepContext& context, const AttentionWeights& weights, const ModelConfig& config,
+                  const KvLayer& kv, const float* x, float* out) {
+  const kernels::Workspace::Scope scope(context.workspace);
+  const kernels::Activations in = Activate(context, x, context.batch.rows, config.hidden,
+                                           {weights.q.get(), weights.k.get(), weights.v.get()});
+  StoreFrom(context, weights, config, kv, in);
+  AttendFrom(context, weights, config, kv, in, out);
 }
 
 void RunDeltaNet(const StepContext& context, const DeltaNetWeights& weights, const ModelConfig& config,

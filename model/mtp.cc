@@ -7,13 +7,14 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/status.h"
+#include "model/int4_weights.h"
 #include "model/mixers.h"
 
 namespace paceline {
 
 absl::StatusOr<std::unique_ptr<MtpLayer>> MtpLayer::Load(const Checkpoint& checkpoint,
                                                          const kernels::KernelTable& table,
-                                                         ThreadPool& pool) {
+                                                         ThreadPool& pool, MtpFormat format) {
   if (!checkpoint.missing_mtp().empty()) {
     return Error(
         errors::kModelTensor,
@@ -27,20 +28,56 @@ absl::StatusOr<std::unique_ptr<MtpLayer>> MtpLayer::Load(const Checkpoint& check
   }
   auto mtp = std::make_unique<MtpLayer>();
   const ModelConfig& config = mtp->config_ = checkpoint.config();
-  ASSIGN_OR_RETURN(mtp->fc_, LoadLinear(checkpoint, "mtp.fc", table));
+  LinearRule rule;
+  ExpertRule expert_rule;
+  if (format == MtpFormat::kInt4) {
+    rule = MakeInt4;
+    expert_rule = [](kernels::PlainExpert& expert) {
+      MakeInt4(expert.gate);
+      MakeInt4(expert.up);
+      MakeInt4(expert.down);
+    };
+  }
+  ASSIGN_OR_RETURN(mtp->fc_, LoadLinear(checkpoint, "mtp.fc", table, rule));
   ASSIGN_OR_RETURN(mtp->norm_embedding_, checkpoint.ReadVector("mtp.pre_fc_norm_embedding.weight"));
   ASSIGN_OR_RETURN(mtp->norm_hidden_, checkpoint.ReadVector("mtp.pre_fc_norm_hidden.weight"));
   ASSIGN_OR_RETURN(mtp->norm_, checkpoint.ReadVector("mtp.norm.weight"));
-  ASSIGN_OR_RETURN(mtp->layer_,
-                   LoadLayer(checkpoint, "mtp.layers.0", {Mixer::kGatedAttention, FeedForward::kMoe}, table));
-  ASSIGN_OR_RETURN(mtp->experts_, ExpertStore::LoadWhole(checkpoint, "mtp.layers.0.mlp", table, pool));
+  ASSIGN_OR_RETURN(
+      mtp->layer_,
+      LoadLayer(checkpoint, "mtp.layers.0", {Mixer::kGatedAttention, FeedForward::kMoe}, table, rule));
+  if (format == MtpFormat::kInt4) mtp->layer_.moe->row_format = RowFormat::kInt16Group128;
+  ASSIGN_OR_RETURN(mtp->experts_,
+                   ExpertStore::LoadWhole(checkpoint, "mtp.layers.0.mlp", table, pool, expert_rule));
   mtp->placement_ = Placement(Epoch(0), 1, {LayerShape{config.experts, GroupsOf(config.expert_columns), 0}});
   return mtp;
 }
 
+int64_t MtpLayer::bytes_per_row() const {
+  return fc_->bytes + layer_.mixer_bytes + layer_.feed_forward_bytes +
+         experts_->bytes() * config_.top_k / std::max(1, config_.experts);
+}
+
+void MtpLayer::PickRows(const Batch& batch, std::span<const int32_t> wanted) {
+  const int32_t half = batch.rotary_half;
+  picked_.rows = static_cast<int32_t>(wanted.size());
+  picked_.rotary_half = half;
+  picked_.runs.clear();
+  picked_.cos.resize(wanted.size() * static_cast<size_t>(half));
+  picked_.sin.resize(wanted.size() * static_cast<size_t>(half));
+  size_t run = 0;
+  for (int32_t i = 0; i < picked_.rows; ++i) {
+    const int32_t row = wanted[i];
+    while (row >= batch.runs[run].first_row + batch.runs[run].rows) ++run;
+    const kernels::RowRun& of = batch.runs[run];
+    picked_.runs.push_back({i, 1, of.first_position + row - of.first_row, of.pages});
+    std::copy_n(&batch.cos[static_cast<size_t>(row) * half], half, &picked_.cos[static_cast<size_t>(i) * half]);
+    std::copy_n(&batch.sin[static_cast<size_t>(row) * half], half, &picked_.sin[static_cast<size_t>(i) * half]);
+  }
+}
+
 absl::Status MtpLayer::Forward(const StepContext& context, const Embedding& embedding, const float* hidden,
-                               std::span<const TokenId> next_tokens, const KvLayer& kv, float* out,
-                               uint8_t* row_errors) {
+                               std::span<const TokenId> next_tokens, const KvLayer& kv,
+                               std::span<const int32_t> wanted, const Outputs& out) {
   const kernels::Workspace::Scope scope(context.workspace);
   const kernels::KernelTable& table = context.table;
   const int32_t rows = context.batch.rows;
@@ -56,19 +93,30 @@ absl::Status MtpLayer::Forward(const StepContext& context, const Embedding& embe
     std::copy_n(e + r * width, width, both + r * 2 * width);
     std::copy_n(g + r * width, width, both + r * 2 * width + width);
   }
-  float* h = e;  // [rows, hidden]
+  float* all = e;  // [rows, hidden]
   const kernels::Activations in = Activate(context, both, rows, 2 * width, {fc_.get()});
-  table.linear(context.pool, *fc_, in, h, width);
+  table.linear(context.pool, *fc_, in, all, width);
+  float* x = g;  // [rows, hidden]
+  table.rms_norm(context.pool, all, rows, width, layer_.input_norm.data(), plus, config_.norm_eps, x);
+  StoreKeysValues(context, *layer_.attention, config_, kv, x);
+  if (wanted.empty()) return absl::OkStatus();
 
-  float* x = g;         // [rows, hidden]
-  float* mixed = both;  // [rows, hidden]
-  table.rms_norm(context.pool, h, rows, width, layer_.input_norm.data(), plus, config_.norm_eps, x);
-  RunAttention(context, *layer_.attention, config_, kv, x, mixed);
-  table.add(context.pool, h, mixed, rows * width);
-  table.rms_norm(context.pool, h, rows, width, layer_.post_norm.data(), plus, config_.norm_eps, x);
+  PickRows(context.batch, wanted);
+  const StepContext picked{table, context.pool, context.workspace, context.contract, picked_, context.meter};
+  const int32_t count = picked_.rows;
+  float* h = context.workspace.Take<float>(count * width);  // [wanted, hidden]
+  for (int32_t i = 0; i < count; ++i) {
+    std::copy_n(all + wanted[i] * width, width, h + i * width);
+    std::copy_n(x + wanted[i] * width, width, x + i * width);  // ascending: no row is overwritten before
+  }
+  float* mixed = both;  // [wanted, hidden]
+  AttendStored(picked, *layer_.attention, config_, kv, x, mixed);
+  table.add(context.pool, h, mixed, count * width);
+  table.rms_norm(context.pool, h, count, width, layer_.post_norm.data(), plus, config_.norm_eps, x);
   const ExpertHome home{*experts_, placement_, LayerId(0), nullptr, StepId(0), false};
-  RETURN_IF_ERROR(RunMoe(context, *layer_.moe, config_, home, x, h, row_errors, parts_));
-  table.rms_norm(context.pool, h, rows, width, norm_.data(), plus, config_.norm_eps, out);
+  RETURN_IF_ERROR(RunMoe(picked, *layer_.moe, config_, home, x, h, out.row_errors, parts_));
+  table.rms_norm(context.pool, h, count, width, norm_.data(), plus, config_.norm_eps, out.normed);
+  if (out.residual != nullptr) std::copy_n(h, count * width, out.residual);
   return absl::OkStatus();
 }
 
@@ -87,6 +135,8 @@ absl::StatusOr<std::vector<std::vector<TokenId>>> MtpLayer::DraftChains(
   std::vector<std::vector<TokenId>> chains(n);
   std::vector<float> logits(static_cast<size_t>(config_.vocab));  // [vocab]
   std::vector<uint8_t> row_errors(kBlockRows);
+  std::vector<int32_t> every(kBlockRows);
+  std::iota(every.begin(), every.end(), 0);
 
   // Runs `rows` rows from `position` on; appends the greedy draft of row r to chain `first_chain + r`.
   const auto run = [&](int64_t position, int32_t rows, const float* from, std::span<const TokenId> next,
@@ -98,7 +148,8 @@ absl::StatusOr<std::vector<std::vector<TokenId>>> MtpLayer::DraftChains(
     FillRotary(config_.rope_theta, config_.rotary_dims, batch);
     const StepContext context{table, pool, workspace, contract, batch};
     std::fill(row_errors.begin(), row_errors.end(), uint8_t{0});
-    RETURN_IF_ERROR(Forward(context, embedding, from, next, kv, out, row_errors.data()));
+    RETURN_IF_ERROR(Forward(context, embedding, from, next, kv, {every.data(), static_cast<size_t>(rows)},
+                            {.normed = out, .row_errors = row_errors.data()}));
     for (int32_t r = 0; r < rows; ++r) {
       head.ForwardHeld(context, out + r * width, 1, logits.data(), config_.vocab);
       const int64_t best = table.arg_max(pool, logits.data(), config_.vocab);

@@ -15,17 +15,29 @@
 
 namespace paceline {
 
+enum class MtpFormat : uint8_t {
+  kInt4,    // every matrix of the layer becomes INT4 g128 at load, activations have one 8-bit plane
+  kStored,  // as in the file, under the trunk's activation contract
+};
+
 class MtpLayer {
  public:
   // FailedPrecondition (LOAD-004) names the first missing mtp.* tensor.
   static absl::StatusOr<std::unique_ptr<MtpLayer>> Load(const Checkpoint& checkpoint,
-                                                        const kernels::KernelTable& table, ThreadPool& pool);
+                                                        const kernels::KernelTable& table, ThreadPool& pool,
+                                                        MtpFormat format = MtpFormat::kStored);
 
-  // out [rows, hidden] (after mtp.norm) of hidden [rows, hidden] and the tokens that follow them. KV slot j
-  // of a row's pages takes (h_j, t_(j+1)) at rotary position j.
+  struct Outputs {
+    float* normed = nullptr;        // [wanted, hidden], after mtp.norm: what the LM head reads
+    float* residual = nullptr;      // [wanted, hidden], before it; may be null
+    uint8_t* row_errors = nullptr;  // [wanted], or-ed
+  };
+  // Of hidden [rows, hidden] and the tokens that follow them. KV slot j of a row's pages takes (h_j, t_(j+1))
+  // at rotary position j, for every row; attention, experts and `out` are for the rows of `wanted` only
+  // (ascending), and nothing but keys and values when it is empty.
   absl::Status Forward(const StepContext& context, const Embedding& embedding, const float* hidden,
-                       std::span<const TokenId> next_tokens, const KvLayer& kv, float* out,
-                       uint8_t* row_errors);
+                       std::span<const TokenId> next_tokens, const KvLayer& kv,
+                       std::span<const int32_t> wanted, const Outputs& out);
 
   // Greedy chains of `depth` drafts after every position of a text but the last two: hidden [tokens, hidden]
   // from the target, chain i from (h_i, t_(i+1)). What `score --drafts` prints.
@@ -34,7 +46,13 @@ class MtpLayer {
       kernels::ActivationContract contract, const Embedding& embedding, const LmHead& head,
       kernels::KvDtype kv_dtype, const float* hidden, std::span<const TokenId> tokens, int32_t depth);
 
+  const ModelConfig& config() const { return config_; }
+  // Weights read for one row that is wanted.
+  int64_t bytes_per_row() const;
+
  private:
+  void PickRows(const Batch& batch, std::span<const int32_t> wanted);
+
   ModelConfig config_;
   LinearPtr fc_;                                            // [hidden, 2 * hidden], embedding half first
   std::vector<float> norm_embedding_, norm_hidden_, norm_;  // [hidden]
@@ -42,6 +60,7 @@ class MtpLayer {
   std::unique_ptr<ExpertStore> experts_;
   Placement placement_;  // one layer, all on the head
   std::vector<Part> parts_;
+  Batch picked_;  // the wanted rows of the batch at hand
 };
 
 }  // namespace paceline

@@ -6,20 +6,19 @@
 #pragma once
 
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "model/caches.h"
 #include "model/checkpoint.h"
 #include "model/decoder.h"
+#include "model/draft_head.h"
 #include "model/drafter.h"
 #include "model/head.h"
+#include "model/mtp.h"
 
 namespace paceline {
-
-enum class MtpFormat : uint8_t {
-  kInt4,    // every matrix of the layer becomes INT4 g128 at load, activations have one 8-bit plane
-  kStored,  // as in the file, under the trunk's activation contract
-};
 
 // Which hidden state of the target the layer sees, and which of its own it feeds back.
 enum class MtpTap : uint8_t {
@@ -32,6 +31,7 @@ struct MtpDrafterOptions {
   MtpTap tap = MtpTap::kPostNorm;
   kernels::ActivationContract contract = kernels::ActivationContract::kInt16;  // of kStored
   HeadFormat lm_head = HeadFormat::kAuto;                                      // of kStored
+  DraftHeadFormat int4_head = DraftHeadFormat::kInt4;                          // of kInt4
   // Ids the draft head keeps, ascending; empty: all. A draft is never another id.
   std::vector<TokenId> vocabulary;
   std::vector<bool> has_token;  // as TrunkOptions: ids that may be drawn; empty: all
@@ -39,7 +39,7 @@ struct MtpDrafterOptions {
   int32_t pages = 0;  // the trunk's; page ids are shared with it
 };
 
-class MtpDrafter : public Drafter {
+class MtpDrafter final : public Drafter {
  public:
   // `embedding` is the trunk's and outlives the drafter. FailedPrecondition (LOAD-004) names the first
   // missing mtp.* tensor.
@@ -47,6 +47,59 @@ class MtpDrafter : public Drafter {
                                                           const kernels::KernelTable& table, ThreadPool& pool,
                                                           const Embedding& embedding,
                                                           MtpDrafterOptions options);
+
+  DraftSource source() const override { return DraftSource::kMtp; }
+  bool needs_hidden() const override { return true; }
+  // Rows that do not start where the last ones ended end the sequence's drafts, until it starts afresh.
+  void Commit(const DraftContext& context, const CommittedRows& rows) override;
+  absl::Status Draft(const DraftContext& context, std::span<const DraftRequest> requests,
+                     std::span<DraftResult> drafts) override;
+  DraftOffer Offer(SequenceId sequence, TokenId last_token) const override;
+  void Close(SequenceId sequence) override { sequences_.erase(sequence); }
+  int64_t bytes_per_draft() const override { return layer_->bytes_per_row() + head_->bytes(); }
+
+  const DraftHead& head() const { return *head_; }
+  int64_t open_sequences() const { return static_cast<int64_t>(sequences_.size()); }
+
+ private:
+  // Committed positions whose keys and values wait: the token behind the last is not known yet, the others
+  // are kept so that one pass over the weights serves several.
+  struct Sequence {
+    int64_t stored = 0;         // KV slots below are those of the committed text
+    std::vector<float> hidden;  // [rows, hidden] of positions stored, stored + 1, ..
+    std::vector<TokenId> next;  // [rows - 1], the token behind each
+    TokenId guessed_from = -1;  // slot of the last row was written with this token behind it
+    int64_t rows(int64_t width) const { return static_cast<int64_t>(hidden.size()) / width; }
+  };
+  // One row that a chain goes on from.
+  struct Chain {
+    size_t request = 0;
+    int64_t slot = 0;  // KV slot of its next row
+  };
+
+  MtpDrafter(const Embedding& embedding, MtpDrafterOptions options);
+  void StoreKnown(const DraftContext& context, Sequence& sequence, std::span<const int32_t> pages);
+  // Runs batch_ and appends to every chain's draft; chains that ended are taken out of chains_, and from_ has
+  // what the others feed back.
+  absl::Status Guess(const DraftContext& context, std::span<const DraftRequest> requests,
+                     std::span<DraftResult> drafts);
+
+  const Embedding& embedding_;
+  const MtpDrafterOptions options_;
+  kernels::ActivationContract contract_;
+  int64_t width_ = 0;  // hidden
+  std::unique_ptr<MtpLayer> layer_;
+  std::unique_ptr<DraftHead> head_;
+  KvLayer kv_;
+  std::unordered_map<SequenceId, Sequence> sequences_;
+
+  // Of the call at hand.
+  Batch batch_;
+  std::vector<float> from_;      // [batch rows, hidden]
+  std::vector<TokenId> tokens_;  // [batch rows], behind each
+  std::vector<int32_t> wanted_;  // [chains]
+  std::vector<Chain> chains_;
+  std::vector<uint8_t> row_errors_;  // [chains]
 };
 
 }  // namespace paceline

@@ -18,11 +18,26 @@
 #include "model/caches.h"
 #include "model/checkpoint.h"
 #include "model/decoder.h"
+#include "model/drafter.h"
 #include "model/head.h"
 #include "model/mtp.h"
+#include "model/mtp_drafter.h"
+#include "model/sampler_state.h"
+#include "model/sequence_state.h"
 #include "worker/peers.h"
 
 namespace paceline {
+
+// Who drafts for this trunk. With nobody, no drafting weights are loaded.
+struct DraftingOptions {
+  bool mtp = false;       // the model's own MTP layer
+  bool required = false;  // a model that cannot draft is an error, not a refusal in TrunkInfo
+  bool suffix = false;    // the sequence's own text
+  MtpFormat format = MtpFormat::kInt4;
+  MtpTap tap = MtpTap::kPostNorm;
+  std::vector<TokenId> vocabulary;  // ids the draft head keeps, ascending; empty: all
+  double assume_acceptance = -1;    // benches: a draft is right with this probability; below 0: off
+};
 
 struct TrunkOptions {
   const kernels::KernelTable* table = nullptr;
@@ -37,6 +52,7 @@ struct TrunkOptions {
   Duration exchange_timeout = std::chrono::seconds(30);
   std::vector<bool> has_token;  // [<= vocab] ids that may be drawn; empty: all
   std::string fingerprint;
+  DraftingOptions drafting;
   LoadCallback progress;  // may be empty
 };
 

@@ -1,0 +1,180 @@
+// Catch-up rows and draft chains.
+#include "model/mtp_drafter.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/status.h"
+#include "model/sampler.h"
+
+namespace paceline {
+
+MtpDrafter::MtpDrafter(const Embedding& embedding, MtpDrafterOptions options)
+    : embedding_(embedding), options_(std::move(options)) {}
+
+absl::StatusOr<std::unique_ptr<MtpDrafter>> MtpDrafter::Load(const Checkpoint& checkpoint,
+                                                             const kernels::KernelTable& table,
+                                                             ThreadPool& pool, const Embedding& embedding,
+                                                             MtpDrafterOptions options) {
+  auto drafter = std::unique_ptr<MtpDrafter>(new MtpDrafter(embedding, std::move(options)));
+  const MtpDrafterOptions& o = drafter->options_;
+  ASSIGN_OR_RETURN(drafter->layer_, MtpLayer::Load(checkpoint, table, pool, o.format));
+  DraftHeadFormat head = o.int4_head;
+  drafter->contract_ = kernels::ActivationContract::kInt8;
+  if (o.format == MtpFormat::kStored) {
+    ASSIGN_OR_RETURN(const HeadFormat format, ResolveHeadFormat(checkpoint, o.lm_head));
+    head = format == HeadFormat::kInt8 ? DraftHeadFormat::kInt8 : DraftHeadFormat::kStored;
+    drafter->contract_ = o.contract;
+  }
+  ASSIGN_OR_RETURN(drafter->head_,
+                   DraftHead::Load(checkpoint, head, o.vocabulary, o.has_token, table, pool));
+  drafter->width_ = checkpoint.config().hidden;
+  drafter->kv_ = KvLayer(AttentionShapeOf(checkpoint.config()), o.kv_dtype, o.pages);
+  return drafter;
+}
+
+void MtpDrafter::Commit(const DraftContext& context, const CommittedRows& rows) {
+  if (rows.tokens.empty()) return;
+  CHECK(rows.hidden != nullptr);
+  if (rows.first_position == 0) {
+    sequences_[rows.sequence] = Sequence();
+  }
+  const auto found = sequences_.find(rows.sequence);
+  if (found == sequences_.end()) return;
+  Sequence& s = found->second;
+  if (s.stored + s.rows(width_) != rows.first_position) {
+    sequences_.erase(found);
+    return;
+  }
+  if (rows.first_position > 0) {
+    if (s.guessed_from == rows.tokens[0]) {
+      // The last draft wrote this slot already; then it was the only row that waited.
+      CHECK(s.next.empty());
+      s.hidden.clear();
+      ++s.stored;
+    } else {
+      s.next.push_back(rows.tokens[0]);
+    }
+  }
+  s.guessed_from = -1;
+  s.hidden.insert(s.hidden.end(), rows.hidden,
+                  rows.hidden + static_cast<int64_t>(rows.tokens.size()) * width_);
+  s.next.insert(s.next.end(), rows.tokens.begin() + 1, rows.tokens.end());
+  if (s.rows(width_) > kBlockRows) StoreKnown(context, s, rows.pages);
+}
+
+void MtpDrafter::StoreKnown(const DraftContext& context, Sequence& s, std::span<const int32_t> pages) {
+  const kernels::Workspace::Scope scope(context.workspace);
+  const int64_t known = static_cast<int64_t>(s.next.size());
+  CHECK_LE(s.stored + known, static_cast<int64_t>(pages.size()) * kPagePositions);
+  for (int64_t first = 0; first < known; first += kBlockRows) {
+    const int32_t rows = static_cast<int32_t>(std::min<int64_t>(kBlockRows, known - first));
+    batch_.rows = rows;
+    batch_.runs.assign(1, {0, rows, s.stored + first, pages.data()});
+    const ModelConfig& config = layer_->config();
+    FillRotary(config.rope_theta, config.rotary_dims, batch_);
+    const StepContext step{context.table, context.pool, context.workspace, contract_, batch_};
+    const absl::Status status =
+        layer_->Forward(step, embedding_, s.hidden.data() + first * width_,
+                        std::span<const TokenId>(s.next).subspan(first, rows), kv_, {}, {});
+    CHECK(status.ok());  // keys and values alone cannot fail
+  }
+  s.hidden.erase(s.hidden.begin(), s.hidden.begin() + known * width_);
+  s.next.clear();
+  s.stored += known;
+}
+
+absl::Status MtpDrafter::Draft(const DraftContext& context, std::span<const DraftRequest> requests,
+                               std::span<DraftResult> drafts) {
+  CHECK_EQ(requests.size(), drafts.size());
+  batch_.rows = 0;
+  batch_.runs.clear();
+  from_.clear();
+  tokens_.clear();
+  wanted_.clear();
+  chains_.clear();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const DraftRequest& request = requests[i];
+    drafts[i].tokens.clear();
+    drafts[i].distributions.clear();
+    const auto found = sequences_.find(request.sequence);
+    if (found == sequences_.end() || request.depth <= 0) continue;
+    Sequence& s = found->second;
+    const int32_t rows = static_cast<int32_t>(s.rows(width_));
+    if (rows == 0 || s.stored + rows != request.position) continue;
+    CHECK_LE(request.position, static_cast<int64_t>(request.pages.size()) * kPagePositions);
+    batch_.runs.push_back({batch_.rows, rows, s.stored, request.pages.data()});
+    batch_.rows += rows;
+    from_.insert(from_.end(), s.hidden.begin(), s.hidden.end());
+    tokens_.insert(tokens_.end(), s.next.begin(), s.next.end());
+    tokens_.push_back(request.last_token);
+    wanted_.push_back(batch_.rows - 1);
+    chains_.push_back({i, request.position});
+    // Only the last row stays: the next commit says whether last_token was what came.
+    s.hidden.erase(s.hidden.begin(), s.hidden.end() - width_);
+    s.next.clear();
+    s.stored = request.position - 1;
+    s.guessed_from = request.last_token;
+  }
+  while (!chains_.empty()) {
+    RETURN_IF_ERROR(Guess(context, requests, drafts));
+    // Each chain goes on from its own output.
+    batch_.rows = static_cast<int32_t>(chains_.size());
+    batch_.runs.clear();
+    tokens_.clear();
+    wanted_.clear();
+    for (size_t c = 0; c < chains_.size(); ++c) {
+      const int32_t row = static_cast<int32_t>(c);
+      const DraftRequest& request = requests[chains_[c].request];
+      batch_.runs.push_back({row, 1, chains_[c].slot++, request.pages.data()});
+      tokens_.push_back(drafts[chains_[c].request].tokens.back());
+      wanted_.push_back(row);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MtpDrafter::Guess(const DraftContext& context, std::span<const DraftRequest> requests,
+                               std::span<DraftResult> drafts) {
+  const kernels::Workspace::Scope scope(context.workspace);
+  const ModelConfig& config = layer_->config();
+  FillRotary(config.rope_theta, config.rotary_dims, batch_);
+  const int64_t count = static_cast<int64_t>(chains_.size());
+  float* normed = context.workspace.Take<float>(count * width_);         // [chains, hidden]
+  float* residual = context.workspace.Take<float>(count * width_);       // [chains, hidden]
+  float* logits = context.workspace.Take<float>(count * head_->size());  // [chains, draft vocabulary]
+  row_errors_.assign(static_cast<size_t>(count), 0);
+  const StepContext step{context.table, context.pool, context.workspace, contract_, batch_};
+  RETURN_IF_ERROR(layer_->Forward(step, embedding_, from_.data(), tokens_, kv_, wanted_,
+                                  {normed, residual, row_errors_.data()}));
+  head_->Forward(step, normed, static_cast<int32_t>(count), logits);
+
+  const float* own = options_.tap == MtpTap::kPostNorm ? normed : residual;
+  from_.resize(static_cast<size_t>(count * width_));
+  size_t going = 0;
+  for (size_t c = 0; c < chains_.size(); ++c) {
+    const Chain chain = chains_[c];
+    const DraftRequest& request = requests[chain.request];
+    std::vector<TokenId>& tokens = drafts[chain.request].tokens;
+    const int64_t best =
+        context.table.arg_max(context.pool, logits + static_cast<int64_t>(c) * head_->size(), head_->size());
+    // Arithmetic that left the numbers ends a chain, not the step.
+    if (best < 0 || row_errors_[c] != 0) continue;
+    tokens.push_back(head_->id(best));
+    if (static_cast<int32_t>(tokens.size()) >= request.depth ||
+        chain.slot >= static_cast<int64_t>(request.pages.size()) * kPagePositions) {
+      continue;
+    }
+    std::copy_n(own + static_cast<int64_t>(c) * width_, width_, from_.data() + going * width_);
+    chains_[going++] = chain;
+  }
+  chains_.resize(going);
+  return absl::OkStatus();
+}
+
+DraftOffer MtpDrafter::Offer(SequenceId sequence, TokenId /*last_token*/) const {
+  return {DraftSource::kMtp, sequences_.contains(sequence) ? kMaxDraft : 0, 0};
+}
+
+}  // namespace paceline
