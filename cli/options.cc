@@ -5,10 +5,12 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <functional>
 #include <numeric>
 
 #include "base/error.h"
+#include "base/step.h"
 
 #ifndef PACELINE_VERSION
 #error "cli/CMakeLists.txt defines PACELINE_VERSION"
@@ -154,7 +156,7 @@ void AddCluster(CLI::App* app, ClusterOptions& cluster) {
       ->option_text("MS [900]");
 }
 
-void AddModelOptions(CLI::App* app, ModelOptions& options, bool draft) {
+void AddModelOptions(CLI::App* app, ModelOptions& options) {
   Group group(app, "Model");
   group.AddDefault("prefill-chunk", options.prefill_chunk, "Prompt rows per step")
       ->check(Whole(1, 65536))
@@ -166,24 +168,62 @@ void AddModelOptions(CLI::App* app, ModelOptions& options, bool draft) {
                "Activations in front of integer weights");
   group.Choice("float-math", options.float_math, {"portable", "native"},
                "portable: the same bits on every device; native: the device's own matrix units");
-  group.Choice("mtp-format", options.mtp_format, {"int4", "stored"}, "Format of the drafting layer");
-  if (!draft) return;
-  group.AddDefault("draft", options.draft, "Tokens drafted per step")
-      ->check(CLI::Validator(
-          [](std::string& value) {
-            int64_t depth = 0;
-            if (value == "auto" || value == "off") return std::string();
-            if (CLI::detail::lexical_cast(value, depth) && depth >= 0 && depth <= 16) return std::string();
-            return "expected auto, off, or a number from 0 to 16, got '" + value + "'";
-          },
-          ""))
-      ->option_text("auto|off|K [" + options.draft + "]");
 }
 
-void AddHead(CLI::App* app, HeadOptions& head, const char* model_help, bool draft) {
+CLI::Validator AutoOffOr(int64_t low, int64_t high) {
+  return CLI::Validator(
+      [low, high](std::string& value) {
+        int64_t depth = 0;
+        if (value == "auto" || value == "off") return std::string();
+        if (CLI::detail::lexical_cast(value, depth) && depth >= low && depth <= high) return std::string();
+        return "expected auto, off, or a number from " + std::to_string(low) + " to " + std::to_string(high) +
+               ", got '" + value + "'";
+      },
+      "");
+}
+
+constexpr const char* kDrafting = "Drafting";
+
+void AddMtpFormat(CLI::App* app, DraftingFlags& flags) {
+  Group(app, kDrafting)
+      .Choice("mtp-format", flags.mtp_format, {"int4", "stored"},
+              "Format of the drafting layer; int4 is made at load");
+}
+
+// How the head drafts, but for the depth.
+void AddDrafters(CLI::App* app, DraftingFlags& flags) {
+  Group group(app, kDrafting);
+  group.Choice("drafter", flags.drafter, {"auto", "mtp", "suffix"},
+               "The model's own layer, or what followed the same words before; auto: the one that pays");
+  AddMtpFormat(app, flags);
+  group.Choice("mtp-tap", flags.mtp_tap, {"post-norm", "pre-norm"},
+               "Hidden state that the drafting layer sees: after or before the final norm");
+  group
+      .AddDefault("draft-vocab", flags.draft_vocab,
+                  "Ids that are drafted: the N most frequent, all, or a JSON file of ids or of their counts")
+      ->check(CLI::Validator(
+          [](std::string& value) {
+            int64_t ids = 0;
+            if (value.empty()) return std::string("expected a number of ids, all, or a file");
+            if (!CLI::detail::lexical_cast(value, ids) || (ids >= 1 && ids <= kMany)) return std::string();
+            return "expected a number from 1 to " + std::to_string(kMany) + ", all, or a file, got '" + value +
+                   "'";
+          },
+          ""))
+      ->option_text("N|all|FILE [32768]");
+}
+
+void AddDraft(CLI::App* app, DraftingFlags& flags) {
+  Group(app, kDrafting)
+      .AddDefault("draft", flags.draft, "Tokens drafted per step; auto: what pays, off without an MTP layer")
+      ->check(AutoOffOr(0, kMaxDraft))
+      ->option_text("auto|off|K [" + flags.draft + "]");
+}
+
+void AddHead(CLI::App* app, HeadOptions& head, const char* model_help) {
   AddModelArgument(app, head.model, model_help);
   AddCluster(app, head.cluster);
-  AddModelOptions(app, head.options, draft);
+  AddModelOptions(app, head.options);
   AddCompute(app, head.compute);
 }
 
@@ -195,21 +235,43 @@ int Given(const Sources& sources) {
       std::count_if(sources.begin(), sources.end(), [](const CLI::Option* o) { return o->count() > 0; }));
 }
 
+// Whether the flag itself is there, not its environment twin.
+bool Named(const CLI::Option* option, int argc, const char* const* argv) {
+  if (option->get_lnames().empty()) return false;
+  const std::string name = "--" + option->get_lnames().front();
+  return std::any_of(argv, argv + argc, [&name](const std::string& word) {
+    return word == name || word.rfind(name + "=", 0) == 0;
+  });
+}
+
 // A flag on the command line wins over the environment twins of all its alternatives, not of itself alone.
 void PreferFlags(const Sources& sources, int argc, const char* const* argv) {
-  const auto named = [&](const CLI::Option* option) {
-    const std::string name = "--" + option->get_lnames().front();
-    return std::any_of(argv, argv + argc, [&name](const std::string& word) {
-      return word == name || word.rfind(name + "=", 0) == 0;
-    });
-  };
+  const auto named = [&](const CLI::Option* option) { return Named(option, argc, argv); };
   if (std::none_of(sources.begin(), sources.end(), named)) return;
   for (CLI::Option* option : sources) {
     if (!named(option)) option->envname("");
   }
 }
 
-Sources AddPrompt(CLI::App* app, PromptOptions& prompt) {
+// Flags of `app` that say how a head is made: against a running one they mean nothing, and silence about that
+// would mislead. Empty where there are none.
+std::string MeantForADirectory(const CLI::App* app, const std::string& model, int argc,
+                               const char* const* argv) {
+  if (model.rfind("grpc://", 0) != 0) return {};
+  std::string flags;
+  for (const CLI::Option* option : app->get_options()) {
+    const std::string& heading = option->get_group();
+    const bool of_the_head = heading == "Cluster" || heading == "Model" || heading == "Computing" ||
+                             (heading == kDrafting && option->get_lnames().front() != "draft");
+    if (of_the_head && Named(option, argc, argv))
+      flags += (flags.empty() ? "" : ", ") + option->get_name();
+  }
+  if (flags.empty()) return {};
+  return flags + ": the head behind " + model +
+         " was started with its own; give these to `paceline serve`, or name a directory instead of the URL";
+}
+
+Sources AddPrompt(CLI::App* app, PromptOptions& prompt, bool required = true) {
   Group group(app, "Prompt");
   const Sources sources = {
       group.Add("prompt", prompt.text, "The text; special tokens are recognised, nothing is added")
@@ -217,11 +279,11 @@ Sources AddPrompt(CLI::App* app, PromptOptions& prompt) {
       group.Add("prompt-file", prompt.file, "A file of UTF-8 text, every byte of it")->option_text("FILE"),
       group.Add("prompt-tokens-json", prompt.tokens_json, "A file holding a JSON array of token ids")
           ->option_text("FILE")};
-  app->callback([sources] {
+  app->callback([sources, required] {
     if (Given(sources) > 1)
       throw CLI::ValidationError("prompt",
                                  "give one of --prompt, --prompt-file, --prompt-tokens-json, not several");
-    if (Given(sources) == 0) {
+    if (required && Given(sources) == 0) {
       throw CLI::ValidationError(
           "prompt", "give a prompt: --prompt TEXT, --prompt-file FILE or --prompt-tokens-json FILE");
     }
@@ -234,7 +296,9 @@ void AddJson(CLI::App* app, bool& json) {
 }
 
 void AddServe(CLI::App* app, ServeOptions& serve) {
-  AddHead(app, serve.head, "Directory of a Hugging Face checkpoint", true);
+  AddHead(app, serve.head, "Directory of a Hugging Face checkpoint");
+  AddDraft(app, serve.head.drafting);
+  AddDrafters(app, serve.head.drafting);
   Group group(app, "Serving");
   const CLI::Validator port = Whole(0, 65535);
   group.AddDefault("host", serve.host, "Address of every listener")->option_text("ADDRESS [127.0.0.1]");
@@ -296,9 +360,19 @@ void AddWorker(CLI::App* app, WorkerOptions& worker, bool& insecure_links) {
   });
 }
 
-Sources AddGenerate(CLI::App* app, GenerateOptions& generate) {
+// ID=VALUE.
+bool ReadBias(const std::string& text, std::pair<int32_t, double>& entry) {
+  const size_t equals = text.find('=');
+  return equals != std::string::npos && equals > 0 && text.front() >= '0' && text.front() <= '9' &&
+         CLI::detail::lexical_cast(text.substr(0, equals), entry.first) && entry.first >= 0 &&
+         CLI::detail::lexical_cast(text.substr(equals + 1), entry.second) && std::isfinite(entry.second);
+}
+
+Sources AddGenerate(CLI::App* app, GenerateOptions& generate, std::vector<std::string>& logit_bias) {
   Sources sources = AddPrompt(app, generate.prompt);
-  AddHead(app, generate.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head", true);
+  AddHead(app, generate.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head");
+  AddDraft(app, generate.head.drafting);
+  AddDrafters(app, generate.head.drafting);
   Group group(app, "Sampling");
   group.Add("max-tokens", generate.max_tokens, "Tokens at most; default: what is left of the context")
       ->check(Whole(1, kMany))
@@ -317,6 +391,31 @@ Sources AddGenerate(CLI::App* app, GenerateOptions& generate) {
   group.Add("min-p", generate.sampling.min_p, "Drop those below this share of the likeliest")
       ->check(Real(0, 1))
       ->option_text("P");
+  group.Add("presence-penalty", generate.sampling.presence_penalty, "Off every id generated so far")
+      ->check(Real(-100, 100))
+      ->option_text("X");
+  group
+      .Add("frequency-penalty", generate.sampling.frequency_penalty,
+           "Off an id for every time it was generated")
+      ->check(Real(-100, 100))
+      ->option_text("X");
+  group
+      .Add("repetition-penalty", generate.sampling.repetition_penalty,
+           "Logits above 0 of ids in prompt or text are divided by it, others multiplied")
+      ->check(Real(1e-6, 1e6))
+      ->option_text("X");
+  group.Add("logit-bias", logit_bias, "Added to the logit of one id; may be repeated")
+      ->check(CLI::Validator(
+          [](std::string& text) {
+            std::pair<int32_t, double> entry;
+            return ReadBias(text, entry) ? std::string()
+                                         : "expected ID=VALUE with a token id and a number, got '" + text + "'";
+          },
+          ""))
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->option_text("ID=VALUE");
+  group.Choice("acceptance", generate.sampling.acceptance, {"coupled", "rejection"},
+               "When a draft counts: coupled never changes the text; rejection keeps the distribution only");
   group
       .Add("seed", generate.sampling.seed, "The same seed gives the same text; default random, and returned")
       ->check(Unsigned())
@@ -331,7 +430,9 @@ Sources AddGenerate(CLI::App* app, GenerateOptions& generate) {
 }
 
 void AddScore(CLI::App* app, ScoreOptions& score) {
-  AddHead(app, score.head, "Directory of a checkpoint", false);
+  AddHead(app, score.head, "Directory of a checkpoint");
+  score.head.drafting.draft = "off";  // it draws no tokens; --drafts runs the layer by itself
+  AddMtpFormat(app, score.head.drafting);
   Group group(app, "Scoring");
   group.Add("tokens-json", score.tokens_json, "A file holding a JSON array of token ids")
       ->required()
@@ -356,7 +457,10 @@ void AddBenchLink(CLI::App* app, BenchLinkOptions& bench) {
 }
 
 void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
-  AddHead(app, bench.head, "Directory of a checkpoint", true);
+  AddHead(app, bench.head, "Directory of a checkpoint");
+  bench.head.drafting.draft = "off";
+  AddDraft(app, bench.head.drafting);
+  AddDrafters(app, bench.head.drafting);
   Group measuring(app, "Measuring");
   measuring.Add("rows", bench.rows, "Rows per step, comma separated")
       ->delimiter(',')
@@ -366,6 +470,58 @@ void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
       ->check(Whole(0, 1 << 20))
       ->option_text("N [512]");
   AddJson(app, bench.json);
+}
+
+Sources AddBenchDraft(CLI::App* app, BenchDraftOptions& bench) {
+  Sources sources = AddPrompt(app, bench.prompt, /*required=*/false);
+  AddHead(app, bench.head, "Directory of a checkpoint");
+  AddDrafters(app, bench.head.drafting);
+  Group measuring(app, "Measuring");
+  bench.depths = {"0", "1", "2", "3", "4", "5", "6", "auto"};
+  measuring.Add("depths", bench.depths, "Depths to compare, comma separated; 0: plain")
+      ->delimiter(',')
+      ->check(CLI::Validator(
+          [](std::string& value) {
+            return value == "off" ? "expected 0 for plain decoding, got 'off'" : std::string();
+          },
+          ""))
+      ->check(AutoOffOr(0, kMaxDraft))
+      ->option_text("K,K,..,auto [0,1,2,3,4,5,6,auto]");
+  measuring
+      .Add("assume-acceptance", bench.head.drafting.assume_acceptance,
+           "Take a draft for right with this probability; by default what the model says")
+      ->check(Real(0, 1))
+      ->option_text("P");
+  measuring.AddDefault("tokens", bench.tokens, "Tokens of one measurement")
+      ->check(Whole(2, 1 << 20))
+      ->option_text("N [128]");
+  measuring.AddDefault("rounds", bench.rounds, "Measurements of each depth; the median counts")
+      ->check(Whole(1, 1 << 20))
+      ->option_text("R [3]");
+  AddJson(app, bench.json);
+  return sources;
+}
+
+Sources AddVerify(CLI::App* app, VerifyOptions& verify) {
+  Sources sources = AddPrompt(app, verify.prompt, /*required=*/false);
+  verify.head.cluster.local_workers = 1;
+  AddHead(app, verify.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head");
+  verify.head.drafting.draft = "4";
+  Group(app, kDrafting)
+      .AddDefault("draft", verify.depth, "Tokens drafted per step in the drafted runs")
+      ->check(Whole(1, kMaxDraft))
+      ->option_text("K [4]");
+  AddDrafters(app, verify.head.drafting);
+  Group group(app, "Verifying");
+  group.AddDefault("max-tokens", verify.max_tokens, "Tokens of every run")
+      ->check(Whole(1, kMany))
+      ->option_text("N [64]");
+  group.AddDefault("temperature", verify.temperature, "Of the seeded runs")
+      ->check(Real(0, 1e6))
+      ->option_text("X [0.8]");
+  group.AddDefault("seed", verify.seed, "Of the seeded runs")->check(Unsigned())->option_text("N [1]");
+  AddJson(app, verify.json);
+  return sources;
 }
 
 Sources AddTokenize(CLI::App* app, TokenizeOptions& tokenize, bool& no_parse_special) {
@@ -380,8 +536,14 @@ Sources AddTokenize(CLI::App* app, TokenizeOptions& tokenize, bool& no_parse_spe
                "A file holding a JSON array of token ids, to be turned into text")
           ->option_text("FILE")};
   group.Flag("no-parse-special", no_parse_special, "Read special tokens in the text as plain text");
+  CLI::Option* counts =
+      Group(app, "Output")
+          .Add("counts", tokenize.counts, "Write how often each id came, for --draft-vocab (with --text-file)")
+          ->option_text("FILE");
   AddJson(app, tokenize.json);
-  app->callback([sources, &tokenize, &no_parse_special] {
+  app->callback([sources, counts, &tokenize, &no_parse_special] {
+    if (counts->count() > 0 && !tokenize.decode_json.empty())
+      throw CLI::ValidationError("--counts", "counts the ids of a text: give --text-file FILE with it");
     if (Given(sources) != 1)
       throw CLI::ValidationError("input", "give one of --text TEXT, --text-file FILE, --decode-json FILE");
     tokenize.parse_special = !no_parse_special;
@@ -519,8 +681,11 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   WorkerOptions worker;
   GenerateOptions generate;
   ScoreOptions score;
+  VerifyOptions verify;
   BenchStepOptions bench_step;
+  BenchDraftOptions bench_draft;
   BenchLinkOptions bench_link;
+  std::vector<std::string> logit_bias;
   TokenizeOptions tokenize;
   StatusOptions status;
   SynthOptions synth;
@@ -533,19 +698,25 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* generate_app =
       root.add_subcommand("generate", "Continue one prompt, from a directory or a running head");
   CLI::App* score_app = root.add_subcommand("score", "Log-probabilities of given tokens");
+  CLI::App* verify_app = root.add_subcommand(
+      "verify", "Prove that drafting, ranks and batches leave the tokens alone; exit 0 equal, 1 different");
   CLI::App* bench_app = root.add_subcommand("bench", "Measure");
   bench_app->require_subcommand(1);
   CLI::App* step_app =
       bench_app->add_subcommand("step", "Whole model steps, as a share of the read bandwidth");
+  CLI::App* draft_app =
+      bench_app->add_subcommand("draft", "Speed of drafting at several depths, beside plain decoding");
   CLI::App* link_app = bench_app->add_subcommand("link", "Round trips of the exchange's message sizes");
   CLI::App* tokenize_app = root.add_subcommand("tokenize", "Text to token ids, or back");
   CLI::App* status_app = root.add_subcommand("status", "What runs where");
   CLI::App* synth_app = root.add_subcommand("synth", "Make a random checkpoint with a real model's shapes");
   AddServe(serve_app, serve);
   AddWorker(worker_app, worker, worker_insecure_links);
-  PreferFlags(AddGenerate(generate_app, generate), argc, argv);
+  PreferFlags(AddGenerate(generate_app, generate, logit_bias), argc, argv);
   AddScore(score_app, score);
+  PreferFlags(AddVerify(verify_app, verify), argc, argv);
   AddBenchStep(step_app, bench_step);
+  PreferFlags(AddBenchDraft(draft_app, bench_draft), argc, argv);
   AddBenchLink(link_app, bench_link);
   PreferFlags(AddTokenize(tokenize_app, tokenize, no_parse_special), argc, argv);
   AddStatus(status_app, status);
@@ -554,6 +725,15 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   Parsed parsed;
   try {
     root.parse(argc, argv);
+    const std::string wrong = *generate_app ? MeantForADirectory(generate_app, generate.head.model, argc, argv)
+                              : *verify_app ? MeantForADirectory(verify_app, verify.head.model, argc, argv)
+                                            : "";
+    if (!wrong.empty()) throw CLI::ValidationError(wrong);
+    if (*generate_app && generate.sampling.acceptance == "rejection" && generate.sampling.seed) {
+      throw CLI::ValidationError(
+          "--acceptance rejection",
+          "under this rule a seed does not fix the text; leave --seed out, or take --acceptance coupled");
+    }
   } catch (const CLI::CallForHelp&) {
     const CLI::App* asked = Deepest(&root);
     parsed.out = asked->help(asked->get_parent() == nullptr ? "" : FullName(asked->get_parent()));
@@ -570,11 +750,15 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
     parsed.err = UsageError(&root, error.what());
     return parsed;
   }
+  for (const std::string& entry : logit_bias)
+    ReadBias(entry, generate.sampling.logit_bias.emplace_back());
   if (*serve_app) parsed.invocation = serve;
   if (*worker_app) parsed.invocation = worker;
   if (*generate_app) parsed.invocation = generate;
   if (*score_app) parsed.invocation = score;
+  if (*verify_app) parsed.invocation = verify;
   if (*step_app) parsed.invocation = bench_step;
+  if (*draft_app) parsed.invocation = bench_draft;
   if (*link_app) parsed.invocation = bench_link;
   if (*tokenize_app) parsed.invocation = tokenize;
   if (*status_app) parsed.invocation = status;
