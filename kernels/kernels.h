@@ -20,8 +20,10 @@
 namespace paceline::kernels {
 
 inline constexpr int64_t kActivationGroup =
-    128;                                  // inputs per activation scale, and per block of a float chain
-inline constexpr int32_t kGdnBlock = 32;  // positions between two stored Gated DeltaNet states
+    128;                                   // inputs per activation scale, and per block of a float chain
+inline constexpr int32_t kGdnBlock = 32;   // positions between two stored Gated DeltaNet states
+inline constexpr int32_t kGdnWindow = 16;  // convolution inputs a sequence keeps
+inline constexpr int32_t kGdnMaxTaps = 8;  // leaves 9 rows of a window that may be taken back
 inline constexpr int64_t kAttentionBlock = 256;  // positions per attention block and KV page
 inline constexpr int64_t kVocabBlock = 1024;     // vocabulary rows per partial log-sum-exp
 inline constexpr float kLeafLimit = 0x1p22f;  // a leaf of this magnitude or more raises the row's error flag
@@ -163,14 +165,25 @@ struct GdnWeights {
   const float* dt_bias = nullptr;  // [value_heads]
 };
 
-// The recurrent state of one sequence in one layer. Rows since the last multiple of kGdnBlock wait in k, u
-// and c.
+// State at a border (a multiple of kGdnBlock) and the rows since. A row taken back needs no undoing: nothing
+// reads k, u and c from its index on before a later row has written them.
+struct GdnBlock {
+  float* state = nullptr;  // [value_heads, key_dim, value_dim] at the border
+  float* k = nullptr;      // [kGdnBlock, key_heads, key_dim]
+  float* u = nullptr;      // [kGdnBlock, value_heads, value_dim]
+  float* c = nullptr;      // [kGdnBlock, value_heads], cumulative log decay since the border
+};
+
+// The recurrent state of one sequence in one layer. Rows in front of the first border of a run go to `block`;
+// at that border block's state and rows are folded into next.state, and the rows behind it go to `next`,
+// which folds later borders in place. Where the two are different memory, `block` still has its state and all
+// rows afterwards, so the run can be taken back to any position; where they are the same, only rows behind
+// the last border can.
 struct GdnState {
-  float* state = nullptr;   // [value_heads, key_dim, value_dim] at the last border
-  float* k = nullptr;       // [kGdnBlock, key_heads, key_dim]
-  float* u = nullptr;       // [kGdnBlock, value_heads, value_dim]
-  float* c = nullptr;       // [kGdnBlock, value_heads], cumulative log decay since the border
-  float* window = nullptr;  // [taps - 1, channels], the last pre-convolution inputs, oldest first
+  GdnBlock block;
+  GdnBlock next;            // may be `block`
+  float* window = nullptr;  // [kGdnWindow, channels], the input of position p in row p % kGdnWindow before
+                            // the convolution; zeros for a fresh sequence
 };
 
 struct KernelTable {
@@ -219,7 +232,8 @@ struct KernelTable {
                        int32_t rows, int32_t heads, int32_t head_dim, float* out);
 
   // Convolution, SiLU, L2 norms, gates and the delta rule. qkv [rows, channels] before the convolution, b and
-  // a [rows, value_heads]; states[i] belongs to runs[i] and moves on. out [rows, value_heads, value_dim].
+  // a [rows, value_heads]; states[i] belongs to runs[i] and moves on; taps are at most kGdnMaxTaps. out
+  // [rows, value_heads, value_dim].
   void (*gated_delta_net)(ThreadPool& pool, Workspace& workspace, const GdnShape& shape,
                           const GdnWeights& weights, const float* qkv, const float* b, const float* a,
                           std::span<const RowRun> runs, std::span<const GdnState> states, float* out);

@@ -179,9 +179,10 @@ void AddDeltaNet(Sha256& hash, const KernelTable& t, ThreadPool& pool) {
                            qkv = Uniform(62, kRows * shape.channels(), 2.0f), b = Uniform(63, kRows * 2),
                            a = Uniform(64, kRows * 2), decay = {0.5f, 1.25f};
   std::vector<float> state(2 * 24 * 20), k(kGdnBlock * 24), u(kGdnBlock * 40), c(kGdnBlock * 2),
-      window(3 * shape.channels());
+      window(kGdnWindow * shape.channels());
   const std::vector<RowRun> runs = {{0, kRows, 0, nullptr}};
-  const std::vector<GdnState> states = {{state.data(), k.data(), u.data(), c.data(), window.data()}};
+  const GdnBlock block{state.data(), k.data(), u.data(), c.data()};
+  const std::vector<GdnState> states = {{block, block, window.data()}};
   Workspace workspace;
   std::vector<float> out(kRows * 40);
   t.gated_delta_net(pool, workspace, shape, {conv.data(), decay.data(), dt.data()}, qkv.data(), b.data(),

@@ -1,31 +1,19 @@
-// The sequence state of a trunk: KV pages of the attention layers, recurrent state slots of the Gated
-// DeltaNet layers. Physical memory only: who owns which page and slot is the coordinator's bookkeeping.
-// Memory is touched when used.
+// The sequence state of a trunk: KV pages of the attention layers, recurrent state of the Gated DeltaNet
+// layers. Physical memory only: who owns which page and slot is the coordinator's bookkeeping. Memory is
+// touched when used.
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "kernels/kernels.h"
 #include "model/config.h"
+#include "model/gdn_cache.h"
+#include "model/lazy_memory.h"
+#include "model/sequence_state.h"
 
 namespace paceline {
-
-// Zeroed memory that the system hands out page by page, on first touch.
-class LazyMemory {
- public:
-  LazyMemory() = default;
-  explicit LazyMemory(int64_t bytes);
-  std::byte* data() const { return memory_.get(); }
-
- private:
-  struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
-  };
-  std::unique_ptr<std::byte, Free> memory_;
-};
 
 // KV pages of one attention layer.
 class KvLayer {
@@ -39,34 +27,36 @@ class KvLayer {
   LazyMemory k_, v_;  // [pages, kv_heads, kAttentionBlock, head_dim]
 };
 
-// Recurrent state of one Gated DeltaNet layer, all slots.
-class GdnLayer {
+// KV rolls back by itself: a row reads no position behind its own, and what was taken back is written again
+// before it is read. That holds as long as rows follow on, which is CHECKed here.
+class KvCursors final : public StateKind {
  public:
-  GdnLayer() = default;
-  GdnLayer(const kernels::GdnShape& shape, int32_t slots);
-  kernels::GdnState at(int32_t slot) const;
-  // A fresh sequence: zero state, zero window.
-  void Reset(int32_t slot);
+  void Open(SequenceId sequence, int32_t slot) override;
+  void Extend(SequenceId sequence, int64_t first, int32_t rows, bool speculative) override;
+  void Commit(SequenceId sequence, int64_t position) override;
+  void Close(SequenceId sequence) override;
 
  private:
-  kernels::GdnShape shape_;
-  LazyMemory memory_;
-  int64_t state_ = 0, k_ = 0, u_ = 0, c_ = 0, window_ = 0;  // elements of each part of a slot
-  int64_t slot_ = 0;                                        // elements of a slot
+  struct Written {
+    int64_t committed = 0;
+    int64_t end = 0;
+  };
+  std::unordered_map<SequenceId, Written> sequences_;
 };
 
-// Everything, by layer index of the trunk.
+// Everything, by layer index of the trunk. Before rows of a sequence run, both kinds have heard of them.
 class Caches {
  public:
   Caches(const ModelConfig& config, kernels::KvDtype dtype, int32_t slots, int32_t pages);
   const KvLayer& kv(size_t layer) const { return kv_[layer]; }
-  GdnLayer& gdn(size_t layer) { return gdn_[layer]; }
-  void ResetSlot(int32_t slot);
+  const GdnLayer& gdn(size_t layer) const { return gdn_.layer(layer); }
+  KvCursors& kv_state() { return cursors_; }
+  GdnCache& gdn_state() { return gdn_; }
 
  private:
-  std::vector<KvLayer> kv_;    // [layers], empty where the mixer is another
-  std::vector<GdnLayer> gdn_;  // [layers]
-  std::vector<bool> has_gdn_;
+  std::vector<KvLayer> kv_;  // [layers], empty where the mixer is another
+  KvCursors cursors_;
+  GdnCache gdn_;
 };
 
 kernels::AttentionShape AttentionShapeOf(const ModelConfig& config);

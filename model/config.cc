@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/placement.h"
 #include "base/status.h"
+#include "kernels/kernels.h"
 #include "model/json_guard.h"
 #include "nlohmann/json.hpp"
 
@@ -287,7 +288,7 @@ absl::Status ReadDeltaNet(Fields& text, ModelConfig& config) {
   config.gdn_value_heads = static_cast<int32_t>(text.Int("linear_num_value_heads", 1, kMaxHeads));
   config.gdn_key_dim = static_cast<int32_t>(text.Int("linear_key_head_dim", 1, kMaxHeadDim));
   config.gdn_value_dim = static_cast<int32_t>(text.Int("linear_value_head_dim", 1, kMaxHeadDim));
-  config.conv_taps = static_cast<int32_t>(text.Int("linear_conv_kernel_dim", 1, 64));
+  config.conv_taps = static_cast<int32_t>(text.Int("linear_conv_kernel_dim", 1, kernels::kGdnMaxTaps));
   RETURN_IF_ERROR(text.status());
   if (config.gdn_value_heads % config.gdn_key_heads != 0) {
     text.Fail("linear_num_value_heads",

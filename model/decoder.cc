@@ -1,6 +1,8 @@
 // The trunk's layers.
 #include "model/decoder.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status.h"
@@ -67,7 +69,8 @@ int64_t StateBytes(const Batch& batch, const ModelConfig& config) {
 
 absl::Status Decoder::Forward(const StepContext& context, std::span<const TokenId> tokens, Caches& caches,
                               const ExpertStore& local, const Placement& placement, Exchange* exchange,
-                              StepId step, bool probe, float* hidden_out, uint8_t* row_errors) {
+                              StepId step, bool probe, float* hidden_out, uint8_t* row_errors,
+                              float* residual_out) {
   const kernels::KernelTable& table = context.table;
   const int32_t rows = context.batch.rows;
   const int64_t hidden = config_.hidden;
@@ -103,6 +106,7 @@ absl::Status Decoder::Forward(const StepContext& context, std::span<const TokenI
     RETURN_IF_ERROR(RunMoe(context, *layer.moe, config_, home, x, h, row_errors, parts_));
   }
   table.rms_norm(context.pool, h, rows, hidden, final_norm_.data(), plus, config_.norm_eps, hidden_out);
+  if (residual_out != nullptr) std::copy_n(h, rows * hidden, residual_out);
   return absl::OkStatus();
 }
 

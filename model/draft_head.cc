@@ -90,12 +90,9 @@ void Append(PlainLinear& to, PlainLinear& part) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Load(const Checkpoint& checkpoint,
-                                                           DraftHeadFormat format,
-                                                           std::span<const TokenId> vocabulary,
-                                                           const std::vector<bool>& has_token,
-                                                           const kernels::KernelTable& table,
-                                                           ThreadPool& pool) {
+absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Load(
+    const Checkpoint& checkpoint, DraftHeadFormat format, std::span<const TokenId> vocabulary,
+    const std::vector<bool>& has_token, const kernels::KernelTable& table, ThreadPool& pool) {
   const int64_t vocab = checkpoint.config().vocab;
   auto head = std::make_unique<DraftHead>();
   head->hidden_ = checkpoint.config().hidden;

@@ -26,7 +26,7 @@ struct CommittedRows {
   SequenceId sequence{0};
   int64_t first_position = 0;       // of tokens[0]
   std::span<const TokenId> tokens;  // [rows], the rows' own tokens
-  const float* hidden = nullptr;   // [rows, hidden] of the target, at the drafter's tap; valid during the call
+  const float* hidden = nullptr;  // [rows, hidden] of the target, at the drafter's tap; valid during the call
   std::span<const int32_t> pages;  // position p lives in KV page pages[p / kPagePositions]
 };
 

@@ -32,7 +32,8 @@ absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Load(const Checkpoint&
 absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::LoadWhole(const Checkpoint& checkpoint,
                                                                     const std::string& mlp,
                                                                     const kernels::KernelTable& table,
-                                                                    ThreadPool& pool, const ExpertRule& rule) {
+                                                                    ThreadPool& pool,
+                                                                    const ExpertRule& rule) {
   std::vector<Job> jobs;
   for (int32_t e = 0; e < checkpoint.config().experts; ++e) {
     jobs.push_back({mlp, 0, e, 0, GroupsOf(checkpoint.config().expert_columns), 0});
@@ -43,8 +44,7 @@ absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::LoadWhole(const Checkp
 absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Run(const Checkpoint& checkpoint, size_t layers,
                                                               std::vector<Job> jobs,
                                                               const kernels::KernelTable& table,
-                                                              ThreadPool& pool,
-                                                              const LoadCallback& progress,
+                                                              ThreadPool& pool, const LoadCallback& progress,
                                                               const ExpertRule& rule) {
   auto store = std::make_unique<ExpertStore>();
   store->table_ = &table;

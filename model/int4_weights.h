@@ -7,8 +7,8 @@
 namespace paceline {
 
 // `w` as INT4, symmetric, groups of 128 inputs: per group the scale, among a few around max|w| / 7, whose
-// rounded weights are nearest in squares; scales are FP16 where that holds them. A matrix that is INT4 already
-// stays. A NaN or infinity makes its group's scale NaN.
+// rounded weights are nearest in squares; scales are FP16 where that holds them. A matrix that is INT4
+// already stays. A NaN or infinity makes its group's scale NaN.
 void MakeInt4(kernels::PlainLinear& w);
 
 // Row n of any format as fp32: out [w.inputs].

@@ -57,7 +57,8 @@ struct LayerWeights {
 // What becomes of a matrix between file and pack; null: nothing.
 using LinearRule = std::function<void(kernels::PlainLinear&)>;
 
-// Reads and packs; `rule` sees every matrix but routers and shared gates. `prefix` is "layers.3" or "mtp.layers.0". Errors are the checkpoint's.
+// Reads and packs; `rule` sees every matrix but routers and shared gates. `prefix` is "layers.3" or
+// "mtp.layers.0". Errors are the checkpoint's.
 absl::StatusOr<LayerWeights> LoadLayer(const Checkpoint& checkpoint, const std::string& prefix,
                                        const LayerConfig& layer, const kernels::KernelTable& table,
                                        const LinearRule& rule = {});

@@ -66,9 +66,8 @@ void AttendFrom(const StepContext& context, const AttentionWeights& weights, con
 void StoreKeysValues(const StepContext& context, const AttentionWeights& weights, const ModelConfig& config,
                      const KvLayer& kv, const float* x) {
   const kernels::Workspace::Scope scope(context.workspace);
-  StoreFrom(
-      context, weights, config, kv,
-      Activate(context, x, context.batch.rows, config.hidden, {weights.k.get(), weights.v.get()}));
+  StoreFrom(context, weights, config, kv,
+            Activate(context, x, context.batch.rows, config.hidden, {weights.k.get(), weights.v.get()}));
 }
 
 void AttendStored(const StepContext& context, const AttentionWeights& weights, const ModelConfig& config,

@@ -13,8 +13,8 @@
 namespace paceline {
 
 absl::StatusOr<std::unique_ptr<MtpLayer>> MtpLayer::Load(const Checkpoint& checkpoint,
-                                                         const kernels::KernelTable& table,
-                                                         ThreadPool& pool, MtpFormat format) {
+                                                         const kernels::KernelTable& table, ThreadPool& pool,
+                                                         MtpFormat format) {
   if (!checkpoint.missing_mtp().empty()) {
     return Error(
         errors::kModelTensor,
@@ -42,9 +42,8 @@ absl::StatusOr<std::unique_ptr<MtpLayer>> MtpLayer::Load(const Checkpoint& check
   ASSIGN_OR_RETURN(mtp->norm_embedding_, checkpoint.ReadVector("mtp.pre_fc_norm_embedding.weight"));
   ASSIGN_OR_RETURN(mtp->norm_hidden_, checkpoint.ReadVector("mtp.pre_fc_norm_hidden.weight"));
   ASSIGN_OR_RETURN(mtp->norm_, checkpoint.ReadVector("mtp.norm.weight"));
-  ASSIGN_OR_RETURN(
-      mtp->layer_,
-      LoadLayer(checkpoint, "mtp.layers.0", {Mixer::kGatedAttention, FeedForward::kMoe}, table, rule));
+  ASSIGN_OR_RETURN(mtp->layer_, LoadLayer(checkpoint, "mtp.layers.0",
+                                          {Mixer::kGatedAttention, FeedForward::kMoe}, table, rule));
   if (format == MtpFormat::kInt4) mtp->layer_.moe->row_format = RowFormat::kInt16Group128;
   ASSIGN_OR_RETURN(mtp->experts_,
                    ExpertStore::LoadWhole(checkpoint, "mtp.layers.0.mlp", table, pool, expert_rule));
@@ -70,8 +69,10 @@ void MtpLayer::PickRows(const Batch& batch, std::span<const int32_t> wanted) {
     while (row >= batch.runs[run].first_row + batch.runs[run].rows) ++run;
     const kernels::RowRun& of = batch.runs[run];
     picked_.runs.push_back({i, 1, of.first_position + row - of.first_row, of.pages});
-    std::copy_n(&batch.cos[static_cast<size_t>(row) * half], half, &picked_.cos[static_cast<size_t>(i) * half]);
-    std::copy_n(&batch.sin[static_cast<size_t>(row) * half], half, &picked_.sin[static_cast<size_t>(i) * half]);
+    std::copy_n(&batch.cos[static_cast<size_t>(row) * half], half,
+                &picked_.cos[static_cast<size_t>(i) * half]);
+    std::copy_n(&batch.sin[static_cast<size_t>(row) * half], half,
+                &picked_.sin[static_cast<size_t>(i) * half]);
   }
 }
 

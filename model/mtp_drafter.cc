@@ -27,8 +27,7 @@ absl::StatusOr<std::unique_ptr<MtpDrafter>> MtpDrafter::Load(const Checkpoint& c
     head = format == HeadFormat::kInt8 ? DraftHeadFormat::kInt8 : DraftHeadFormat::kStored;
     drafter->contract_ = o.contract;
   }
-  ASSIGN_OR_RETURN(drafter->head_,
-                   DraftHead::Load(checkpoint, head, o.vocabulary, o.has_token, table, pool));
+  ASSIGN_OR_RETURN(drafter->head_, DraftHead::Load(checkpoint, head, o.vocabulary, o.has_token, table, pool));
   drafter->width_ = checkpoint.config().hidden;
   drafter->kv_ = KvLayer(AttentionShapeOf(checkpoint.config()), o.kv_dtype, o.pages);
   return drafter;
@@ -156,13 +155,12 @@ absl::Status MtpDrafter::Guess(const DraftContext& context, std::span<const Draf
   for (size_t c = 0; c < chains_.size(); ++c) {
     const Chain chain = chains_[c];
     const DraftRequest& request = requests[chain.request];
-    std::vector<TokenId>& tokens = drafts[chain.request].tokens;
-    const int64_t best =
-        context.table.arg_max(context.pool, logits + static_cast<int64_t>(c) * head_->size(), head_->size());
+    DraftResult& draft = drafts[chain.request];
+    float* row = logits + static_cast<int64_t>(c) * head_->size();
     // Arithmetic that left the numbers ends a chain, not the step.
-    if (best < 0 || row_errors_[c] != 0) continue;
-    tokens.push_back(head_->id(best));
-    if (static_cast<int32_t>(tokens.size()) >= request.depth ||
+    if (row_errors_[c] != 0 || !Choose(context, request, {row, static_cast<size_t>(head_->size())}, draft))
+      continue;
+    if (static_cast<int32_t>(draft.tokens.size()) >= request.depth ||
         chain.slot >= static_cast<int64_t>(request.pages.size()) * kPagePositions) {
       continue;
     }
@@ -171,6 +169,31 @@ absl::Status MtpDrafter::Guess(const DraftContext& context, std::span<const Draf
   }
   chains_.resize(going);
   return absl::OkStatus();
+}
+
+bool MtpDrafter::Choose(const DraftContext& context, const DraftRequest& request, std::span<float> logits,
+                        DraftResult& draft) const {
+  const Sampling& sampling = *request.sampling;
+  if (sampling.temperature <= 0.0f && !sampling.penalises() && sampling.adjustments == nullptr) {
+    const int64_t best = context.table.arg_max(context.pool, logits.data(), head_->size());
+    if (best >= 0) draft.tokens.push_back(head_->id(best));
+    return best >= 0;
+  }
+  // The noise is the target's, so a draft and what the target draws agree more often than chance would have
+  // them.
+  const int64_t position = request.position + 1 + static_cast<int64_t>(draft.tokens.size());
+  if (sampling.temperature <= 0.0f || sampling.acceptance == AcceptanceRule::kCoupled) {
+    const absl::StatusOr<TokenId> token =
+        SampleDraft(logits, head_->ids(), sampling, *request.sampler, position, draft.tokens);
+    if (token.ok()) draft.tokens.push_back(*token);
+    return token.ok();
+  }
+  absl::StatusOr<DraftDraw> draw =
+      SampleDraftDistribution(logits, head_->ids(), sampling, *request.sampler, position, draft.tokens);
+  if (!draw.ok() || draw->token < 0) return false;
+  draft.tokens.push_back(draw->token);
+  draft.distributions.push_back(std::move(draw->distribution));
+  return true;
 }
 
 DraftOffer MtpDrafter::Offer(SequenceId sequence, TokenId /*last_token*/) const {

@@ -1,11 +1,17 @@
 // Per-sequence state of every kind behind one commit and one rollback. A step extends a sequence by rows;
 // afterwards some of them are text and the rest never were. Kinds that store by position (KV pages, windows)
-// roll back by a cursor alone; others (Gated DeltaNet blocks across a border, sampler counts, grammars) undo
-// what they did. Later kinds: pooled keys, n-gram history.
+// roll back by a cursor alone; others (Gated DeltaNet blocks across a border, sampler counts) undo what they
+// did. Later kinds: pooled keys, n-gram history, grammars. A grammar needs nothing beyond StateKind: it keeps
+// the parser's state in front of each row as rows are judged, and Commit goes back to the one at `position`.
+//
+// A step that fails half-way (a lost worker) leaves rows open. Only a speculative extension can be taken
+// back: rows that are text for sure fold Gated DeltaNet blocks in place, layer by layer, which nothing
+// undoes. Sequences with such rows are given up: Close, and Open to start again from their tokens.
 #pragma once
 
 #include <cstdint>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/ids.h"
@@ -20,7 +26,8 @@ class StateKind {
   // Rows [first, first + rows) are about to run. When `speculative`, any tail of them may be taken back; then
   // there are at most kMaxDraft + 1.
   virtual void Extend(SequenceId sequence, int64_t first, int32_t rows, bool speculative) = 0;
-  // Of the rows of the last Extend, those below `position` are text; the others never were.
+  // Of the rows of the last Extend, those below `position` are text; the others never were. All are when it
+  // was not speculative.
   virtual void Commit(SequenceId sequence, int64_t position) = 0;
   virtual void Close(SequenceId sequence) = 0;
 };
@@ -33,20 +40,28 @@ class StateRegistry {
   void Open(SequenceId sequence, int32_t slot);
   // `first` is where the sequence's last commit ended (CHECKed), and its last extension was committed.
   void Extend(SequenceId sequence, int64_t first, int32_t rows, bool speculative);
+  // CHECKs that `position` is the end of the rows when they were not speculative.
   void Commit(SequenceId sequence, int64_t position);
-  // Takes back every row of the last Extend; nothing when there is none open.
+  // Takes back every row of the last Extend, which was speculative (CHECKed); nothing when there is none
+  // open.
   void Rollback(SequenceId sequence);
   // Does nothing for a sequence that is not open.
   void Close(SequenceId sequence);
 
   bool open(SequenceId sequence) const { return cursors_.contains(sequence); }
-  int64_t committed(SequenceId sequence) const { return cursors_.at(sequence).committed; }
+  // Of a sequence that is open (CHECKed).
+  int64_t committed(SequenceId sequence) const { return At(sequence).committed; }
+  int32_t slot(SequenceId sequence) const { return At(sequence).slot; }
 
  private:
   struct Cursor {
+    int32_t slot = 0;
     int64_t committed = 0;
     int64_t extended = 0;  // above committed while an extension is open
+    bool speculative = false;
   };
+  const Cursor& At(SequenceId sequence) const;
+  Cursor& At(SequenceId sequence) { return const_cast<Cursor&>(std::as_const(*this).At(sequence)); }
   std::vector<StateKind*> kinds_;
   std::unordered_map<SequenceId, Cursor> cursors_;
 };

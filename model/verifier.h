@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/ids.h"
+#include "base/random.h"
 #include "base/step.h"
 #include "kernels/kernels.h"
 #include "model/drafter.h"
@@ -23,22 +24,36 @@ class Verification {
     const Sampling* sampling = nullptr;
     SamplerState* state = nullptr;  // tokens emitted are appended to it
     std::span<const TokenId> drafts;
-    std::span<const SparseDistribution> distributions;  // [drafts] under kRejection, else empty
-    int64_t position = 0;                               // of the first token to be emitted
+    // [drafts] what each was drawn from, under kRejection. Empty, as a whole or for one draft: the draft was
+    // certain, q = 1.
+    std::span<const SparseDistribution> distributions;
+    int64_t position = 0;  // of the first token to be emitted; equals state->size()
     // Benches only: each draft is right with this probability, whatever the target says. Below 0: off.
     double assume_acceptance = -1;
   };
   explicit Verification(const Options& options) : options_(options) {}
 
   // The token behind the next row. `logits` [vocab] are adjusted in place (bias, penalties); ids that must
-  // not be drawn are minus infinity on entry. Not to be called when done(). DataLoss (REQ-003) as
-  // SampleToken.
+  // not be drawn are minus infinity on entry, which is where a grammar's mask for this row belongs: the
+  // sampler state is then the text in front of the row, accepted drafts included. Not to be called when
+  // done(). DataLoss (REQ-003) as SampleToken.
   absl::StatusOr<TokenId> Judge(const kernels::KernelTable& table, ThreadPool& pool, std::span<float> logits);
   // Rows after this one are not text.
   bool done() const { return done_; }
   int32_t accepted() const { return accepted_; }  // drafts found right so far
 
  private:
+  struct Judgement {
+    TokenId token = 0;
+    bool right = false;  // the draft is what stands here
+  };
+  absl::StatusOr<Judgement> JudgeDraft(const kernels::KernelTable& table, ThreadPool& pool,
+                                       std::span<const float> logits, TokenId draft) const;
+  absl::StatusOr<Judgement> Reject(const kernels::KernelTable& table, ThreadPool& pool,
+                                   std::span<const float> logits, TokenId draft) const;
+  int64_t position() const { return options_.position + row_; }
+  double Uniform(RandomPurpose purpose) const;
+
   const Options options_;
   int32_t row_ = 0;
   int32_t accepted_ = 0;

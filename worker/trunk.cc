@@ -32,6 +32,8 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LocalTrunk::Load(const Checkpoint& c
   const RowRange head_rows = placement.head_rows().empty() ? RowRange{} : placement.head_rows()[0];
   ASSIGN_OR_RETURN(trunk->head_, LmHead::Load(checkpoint, head_format, head_rows, trunk->table_));
   trunk->caches_ = std::make_unique<Caches>(config, o.kv_dtype, o.slots, o.pages);
+  trunk->states_.Add(&trunk->caches_->kv_state());
+  trunk->states_.Add(&trunk->caches_->gdn_state());
   if (peers != nullptr) {
     trunk->exchange_ =
         MakeExchange({.head = o.head_id, .timeout = o.exchange_timeout, .yield = o.yield, .on_wait = {}});
@@ -71,8 +73,24 @@ void LocalTrunk::RefreshPeers() {
 absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
   RefreshPeers();
   RETURN_IF_ERROR(degraded_);
-  workspace_.Reset();
+  for (const SequenceRows& s : plan.sequences) {
+    if (s.first_position == 0) states_.Open(s.sequence, s.slot);
+    CHECK_EQ(states_.slot(s.sequence), s.slot);
+    states_.Extend(s.sequence, s.first_position, static_cast<int32_t>(s.tokens.size()), false);
+  }
+  absl::StatusOr<StepResult> result = RunRows(plan);
+  for (const SequenceRows& s : plan.sequences) {
+    if (result.ok()) {
+      states_.Commit(s.sequence, s.first_position + static_cast<int64_t>(s.tokens.size()));
+    } else {
+      states_.Close(s.sequence);  // given up
+    }
+  }
+  return result;
+}
 
+absl::StatusOr<StepResult> LocalTrunk::RunRows(const StepPlan& plan) {
+  workspace_.Reset();
   Batch batch;
   std::vector<TokenId> tokens;      // [rows]
   std::vector<int32_t> first_row;   // [sequences]
@@ -82,7 +100,6 @@ absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
     CHECK_LT(s.slot, options_.slots);
     const int32_t n = static_cast<int32_t>(s.tokens.size());
     CHECK_LE(s.first_position + n, static_cast<int64_t>(s.pages.size()) * kPagePositions);
-    if (s.first_position == 0) caches_->ResetSlot(s.slot);
     first_row.push_back(batch.rows);
     batch.runs.push_back({batch.rows, n, s.first_position, s.pages.data()});
     batch.slots.push_back(s.slot);
@@ -197,6 +214,7 @@ absl::Status LocalTrunk::FillResult(const StepContext& context, const SequenceRo
 void LocalTrunk::Release(SequenceId sequence) {
   hashes_.erase(sequence);
   kept_.erase(sequence);
+  states_.Close(sequence);
 }
 
 ExchangeCounters LocalTrunk::counters() const {

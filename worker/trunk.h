@@ -92,6 +92,7 @@ class LocalTrunk final : public Trunk {
  private:
   explicit LocalTrunk(TrunkOptions options);
   void RefreshPeers();
+  absl::StatusOr<StepResult> RunRows(const StepPlan& plan);
   absl::Status FillResult(const StepContext& context, const SequenceRows& rows, int32_t row, float* logits,
                           SequenceResult& result);
 
@@ -107,6 +108,7 @@ class LocalTrunk final : public Trunk {
   std::unique_ptr<ExpertStore> experts_;
   std::unique_ptr<LmHead> head_;
   std::unique_ptr<Caches> caches_;
+  StateRegistry states_;  // of caches_
   const PeerSource* peers_ = nullptr;
   std::unique_ptr<Exchange> exchange_;
   uint64_t peers_version_ = 0;

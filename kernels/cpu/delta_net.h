@@ -3,14 +3,16 @@
 
 constexpr int kGdnRows = 4;  // rows that share one read of the state
 
-// silu of the convolution for 16 channels of all rows of a run; moves the window on. c [rows of the step,
-// channels].
+// silu of the convolution for 16 channels of all rows of a run; their inputs go to the window. c [rows of the
+// step, channels].
 inline void ConvolveChannels(const GdnShape& shape, const GdnWeights& weights, const float* qkv,
                              const RowRun& run, const GdnState& state, int64_t channel, float* c) {
   const int64_t channels = shape.channels(), left = channels - channel, taps = shape.conv_taps;
-  const auto input = [&](int64_t at) __attribute__((always_inline)) {  // relative to the run's first row
-    return at < 0 ? LoadUpTo(state.window + (at + taps - 1) * channels + channel, left)
-                  : LoadUpTo(qkv + (run.first_row + at) * channels + channel, left);
+  const auto kept = [&](int64_t at) __attribute__((always_inline)) {  // relative to the run's first row
+    return state.window + (run.first_position + at + kGdnWindow) % kGdnWindow * channels + channel;
+  };
+  const auto input = [&](int64_t at) __attribute__((always_inline)) {
+    return LoadUpTo(at < 0 ? kept(at) : qkv + (run.first_row + at) * channels + channel, left);
   };
   const auto tap = [&](int64_t j) __attribute__((always_inline)) {
     const float* w = weights.conv + channel * taps + j;
@@ -24,9 +26,9 @@ inline void ConvolveChannels(const GdnShape& shape, const GdnWeights& weights, c
     for (int64_t j = 0; j < taps; ++j) sum = Fma(tap(j), input(row - (taps - 1) + j), sum);
     StoreUpTo(c + (run.first_row + row) * channels + channel, SiluLanes(sum), left);
   }
-  // Ascending: a slot is read before a later one overwrites it.
-  for (int64_t j = 0; j + 1 < taps; ++j)
-    StoreUpTo(state.window + j * channels + channel, input(run.rows - (taps - 1) + j), left);
+  // Only now: every input of an earlier step has been read.
+  for (int64_t row = run.rows > kGdnWindow ? run.rows - kGdnWindow : 0; row < run.rows; ++row)
+    StoreUpTo(kept(row), input(row), left);
 }
 
 PACELINE_INLINE void NormaliseL2(float* x, int64_t dim, float scale) {
@@ -84,26 +86,29 @@ struct GdnHead {
     return c + (run.first_row + row) * shape.channels() + int64_t{2} * shape.key_heads * shape.key_dim +
            head * shape.value_dim;
   }
-  PACELINE_INLINE float* U(int64_t at) const {
-    return state.u + (at * shape.value_heads + head) * shape.value_dim;
+  PACELINE_INLINE float* U(const GdnBlock& block, int64_t at) const {
+    return block.u + (at * shape.value_heads + head) * shape.value_dim;
   }
-  PACELINE_INLINE float* C(int64_t at) const { return state.c + at * shape.value_heads + head; }
-  // The key at index `at` of the block that holds `row`: of this run, or of an earlier step.
+  PACELINE_INLINE float* C(const GdnBlock& block, int64_t at) const {
+    return block.c + at * shape.value_heads + head;
+  }
+  // The key at index `at` of the block that holds `row`: of this run, or of an earlier step, and then the
+  // block is the run's first.
   PACELINE_INLINE const float* BlockKey(int64_t row, int64_t row_at, int64_t at) const {
     const int64_t other = row - (row_at - at);
     const int64_t key_head = head / (shape.value_heads / shape.key_heads);
-    return other >= 0 ? Key(other) : state.k + (at * shape.key_heads + key_head) * shape.key_dim;
+    return other >= 0 ? Key(other) : state.block.k + (at * shape.key_heads + key_head) * shape.key_dim;
   }
 
-  void Row(int64_t row, int64_t at) const {
+  void Row(const GdnBlock& block, int64_t row, int64_t at) const {
     const int64_t dk = shape.key_dim, dv = shape.value_dim;
     const int64_t gate = (run.first_row + row) * shape.value_heads + head;
     const float beta = SigmoidOne(b[gate]);
     const float g = -(decay * SoftplusOne(a[gate] + dt_bias));
-    const float c_i = at == 0 ? g : *C(at - 1) + g;
-    *C(at) = c_i;
+    const float c_i = at == 0 ? g : *C(block, at - 1) + g;
+    *C(block, at) = c_i;
     const float share_of_state = ExpOne(c_i);
-    float* u = U(at);             // [value_dim], S'k on entry
+    float* u = U(block, at);      // [value_dim], S'k on entry
     float* o = out + gate * dv;   // [value_dim], S'q on entry
     const float* v = Value(row);  // [value_dim]
     for (int64_t n = 0; n < dv; n += 16) {
@@ -112,30 +117,31 @@ struct GdnHead {
       StoreUpTo(o + n, Mul(Set1(share_of_state), sq), dv - n);
     }
     alignas(64) float shares[kGdnBlock];  // e^(c_i - c_j)
-    for (int64_t j = 0; j < kGdnBlock; ++j) shares[j] = j <= at ? c_i - *C(j) : 0.0f;
+    for (int64_t j = 0; j < kGdnBlock; ++j) shares[j] = j <= at ? c_i - *C(block, j) : 0.0f;
     for (int64_t j = 0; j < kGdnBlock; j += 16) Store(shares + j, ExpLanes(Load(shares + j)));
     for (int64_t j = 0; j <= at; ++j) {
       const float* kj = BlockKey(row, at, j);
       if (j < at) {
-        Accumulate(u, -(shares[j] * DotProduct(Key(row), kj, dk)), U(j), dv);
+        Accumulate(u, -(shares[j] * DotProduct(Key(row), kj, dk)), U(block, j), dv);
       } else {
         for (int64_t n = 0; n < dv; n += 16)
           StoreUpTo(u + n, Mul(Set1(beta), LoadUpTo(u + n, dv - n)), dv - n);
       }
-      Accumulate(o, shares[j] * DotProduct(Query(row), kj, dk), U(j), dv);
+      Accumulate(o, shares[j] * DotProduct(Query(row), kj, dk), U(block, j), dv);
     }
   }
 
-  // The border: S <- e^c_n S + sum over j of e^(c_n - c_j) k_j u_j'. `row` is the block's last.
-  void Fold(int64_t row) const {
+  // The border: next S = e^c_n S + sum over j of e^(c_n - c_j) k_j u_j'. `row` is the block's last.
+  void Fold(const GdnBlock& block, int64_t row) const {
     const int64_t dk = shape.key_dim, dv = shape.value_dim;
-    float* S = state.state + head * dk * dv;
-    const float c_n = *C(kGdnBlock - 1);
+    const float* from = block.state + head * dk * dv;
+    float* S = state.next.state + head * dk * dv;  // may be the same memory
+    const float c_n = *C(block, kGdnBlock - 1);
     const F kept = Set1(ExpOne(c_n));
     alignas(64) float shares[kGdnBlock];
     const float* keys[kGdnBlock];
     for (int64_t j = 0; j < kGdnBlock; ++j) {
-      shares[j] = c_n - *C(j);
+      shares[j] = c_n - *C(block, j);
       keys[j] = BlockKey(row, kGdnBlock - 1, j);
     }
     for (int64_t j = 0; j < kGdnBlock; j += 16) Store(shares + j, ExpLanes(Load(shares + j)));
@@ -145,9 +151,9 @@ struct GdnHead {
       for (int64_t j = 0; j < kGdnBlock; ++j) w[j] = shares[j] * keys[j][d];
       for (int64_t n = 0; n < dv; n += 32) {
         const bool two = dv - n > 16;
-        F first = Mul(kept, LoadUpTo(S + d * dv + n, dv - n));
-        F second = two ? Mul(kept, LoadUpTo(S + d * dv + n + 16, dv - n - 16)) : Zero();
-        const float* u = U(0) + n;
+        F first = Mul(kept, LoadUpTo(from + d * dv + n, dv - n));
+        F second = two ? Mul(kept, LoadUpTo(from + d * dv + n + 16, dv - n - 16)) : Zero();
+        const float* u = U(block, 0) + n;
         for (int64_t j = 0; j < kGdnBlock; ++j) {
           const F weight = Set1(w[j]);
           first = Fma(weight, LoadUpTo(u + j * stride, dv - n), first);
@@ -161,8 +167,9 @@ struct GdnHead {
 
   void Run() const {
     const int64_t dk = shape.key_dim, dv = shape.value_dim, channels = shape.channels();
-    const float* S = state.state + head * dk * dv;
+    const GdnBlock* block = &state.block;
     for (int64_t row = 0; row < run.rows;) {
+      const float* S = block->state + head * dk * dv;
       const int64_t at = (run.first_position + row) % kGdnBlock;
       const int64_t count = Least(kGdnBlock - at, run.rows - row);  // rows left in this block
       const int64_t u_stride = int64_t{shape.value_heads} * dv;
@@ -170,15 +177,17 @@ struct GdnHead {
       for (int64_t n = 0; n < dv; n += 16) {
         int64_t r = 0;
         for (; r + kGdnRows <= count; r += kGdnRows)
-          ReadState<kGdnRows>(S, dk, dv, n, Key(row + r), Query(row + r), channels, U(at + r), u_stride,
-                              o + r * u_stride, u_stride);
+          ReadState<kGdnRows>(S, dk, dv, n, Key(row + r), Query(row + r), channels, U(*block, at + r),
+                              u_stride, o + r * u_stride, u_stride);
         for (; r < count; ++r)
-          ReadState<1>(S, dk, dv, n, Key(row + r), Query(row + r), channels, U(at + r), u_stride,
+          ReadState<1>(S, dk, dv, n, Key(row + r), Query(row + r), channels, U(*block, at + r), u_stride,
                        o + r * u_stride, u_stride);
       }
-      for (int64_t r = 0; r < count; ++r) Row(row + r, at + r);
+      for (int64_t r = 0; r < count; ++r) Row(*block, row + r, at + r);
       row += count;
-      if (at + count == kGdnBlock) Fold(row - 1);
+      if (at + count < kGdnBlock) continue;
+      Fold(*block, row - 1);
+      block = &state.next;
     }
   }
 };
@@ -187,6 +196,7 @@ void GatedDeltaNet(ThreadPool& pool, Workspace& workspace, const GdnShape& shape
                    const float* qkv, const float* b, const float* a, std::span<const RowRun> runs,
                    std::span<const GdnState> states, float* out) {
   Require(runs.size() == states.size(), "gated_delta_net: one state per run");
+  Require(shape.conv_taps <= kGdnMaxTaps, "gated_delta_net: too many taps");
   const int64_t channels = shape.channels(), dk = shape.key_dim, key_heads = shape.key_heads;
   int64_t rows = 0;
   for (size_t s = 0; s < runs.size(); ++s) {
@@ -221,11 +231,14 @@ void GatedDeltaNet(ThreadPool& pool, Workspace& workspace, const GdnShape& shape
   // Only now: until here the stored keys were those of earlier steps.
   for (int64_t s = 0; s < count; ++s) {
     const RowRun& run = runs.data()[s];
-    for (int64_t row = run.rows > kGdnBlock ? run.rows - kGdnBlock : 0; row < run.rows; ++row) {
+    const int64_t border = kGdnBlock - run.first_position % kGdnBlock;  // rows in front of the first one
+    for (int64_t row = 0; row < run.rows; ++row) {
+      // Behind the border only the last of each index stays.
+      if (row == border && run.rows - row > kGdnBlock) row = run.rows - kGdnBlock;
       const int64_t at = (run.first_position + row) % kGdnBlock, width = key_heads * dk;
       const float* k = c + (run.first_row + row) * channels + width;
-      for (int64_t i = 0; i < width; i += 16)
-        StoreUpTo(states.data()[s].k + at * width + i, LoadUpTo(k + i, width - i), width - i);
+      float* to = (row < border ? states.data()[s].block : states.data()[s].next).k + at * width;
+      for (int64_t i = 0; i < width; i += 16) StoreUpTo(to + i, LoadUpTo(k + i, width - i), width - i);
     }
   }
 }

@@ -102,20 +102,21 @@ void Attention(ThreadPool&, Workspace&, const AttentionShape& shape, const KvPag
 
 namespace {
 
-// c = silu(sum over taps of w x), oldest tap first; the last tap is this row.
-void Convolve(const GdnShape& shape, const GdnWeights& weights, const float* row, float* window, float* c) {
+// c = silu(sum over taps of w x), oldest tap first; the last tap is this row, which the window keeps.
+void Convolve(const GdnShape& shape, const GdnWeights& weights, const float* row, int64_t position,
+              float* window, float* c) {
   const int64_t channels = shape.channels();
   const int32_t taps = shape.conv_taps;
   for (int64_t ch = 0; ch < channels; ++ch) {
     float sum = 0;
-    for (int32_t j = 0; j < taps - 1; ++j)
-      sum = std::fma(weights.conv[ch * taps + j], window[j * channels + ch], sum);
+    for (int32_t j = 0; j < taps - 1; ++j) {
+      const int64_t kept = (position + kGdnWindow - (taps - 1) + j) % kGdnWindow;
+      sum = std::fma(weights.conv[ch * taps + j], window[kept * channels + ch], sum);
+    }
     sum = std::fma(weights.conv[ch * taps + taps - 1], row[ch], sum);
     c[ch] = Silu(sum);
   }
-  for (int32_t j = 0; j + 1 < taps - 1; ++j)
-    std::copy_n(window + (j + 1) * channels, channels, window + j * channels);
-  if (taps > 1) std::copy_n(row, channels, window + (taps - 2) * channels);
+  std::copy_n(row, channels, window + position % kGdnWindow * channels);
 }
 
 void NormaliseL2(float* x, int32_t dim, float scale) {
@@ -129,17 +130,18 @@ void GatedDeltaNet(ThreadPool&, Workspace&, const GdnShape& shape, const GdnWeig
                    const float* qkv, const float* b, const float* a, std::span<const RowRun> runs,
                    std::span<const GdnState> states, float* out) {
   CHECK_EQ(runs.size(), states.size());
+  CHECK_LE(shape.conv_taps, kGdnMaxTaps);
   const int32_t dk = shape.key_dim, dv = shape.value_dim, hk = shape.key_heads, hv = shape.value_heads;
   const int64_t channels = shape.channels();
   std::vector<float> c(channels);  // [channels] after the convolution: q, k, v
   std::vector<float> sk(dv), sq(dv);
   for (size_t s = 0; s < runs.size(); ++s) {
     const RowRun& run = runs[s];
-    const GdnState& state = states[s];
+    const GdnBlock* block = &states[s].block;
     for (int32_t i = 0; i < run.rows; ++i) {
-      const int64_t row = run.first_row + i;
-      const int32_t at = static_cast<int32_t>((run.first_position + i) % kGdnBlock);  // index in the block
-      Convolve(shape, weights, qkv + row * channels, state.window, c.data());
+      const int64_t row = run.first_row + i, position = run.first_position + i;
+      const int32_t at = static_cast<int32_t>(position % kGdnBlock);  // index in the block
+      Convolve(shape, weights, qkv + row * channels, position, states[s].window, c.data());
       float* q = c.data();           // [key_heads, key_dim]
       float* k = q + hk * dk;        // [key_heads, key_dim]
       const float* v = k + hk * dk;  // [value_heads, value_dim]
@@ -147,16 +149,16 @@ void GatedDeltaNet(ThreadPool&, Workspace&, const GdnShape& shape, const GdnWeig
         NormaliseL2(q + h * dk, dk, 1.0f / std::sqrt(static_cast<float>(dk)));
         NormaliseL2(k + h * dk, dk, 1.0f);
       }
-      std::copy_n(k, hk * dk, state.k + int64_t{at} * hk * dk);
+      std::copy_n(k, hk * dk, block->k + int64_t{at} * hk * dk);
       for (int32_t h = 0; h < hv; ++h) {
         const int32_t key_head = h / (hv / hk);
         const float* qh = q + key_head * dk;
         const float* kh = k + key_head * dk;
-        const float* S = state.state + int64_t{h} * dk * dv;  // [key_dim, value_dim]
+        const float* S = block->state + int64_t{h} * dk * dv;  // [key_dim, value_dim]
         const float beta = Sigmoid(b[row * hv + h]);
         const float g = -(weights.decay[h] * Softplus(a[row * hv + h] + weights.dt_bias[h]));
-        const float c_i = at == 0 ? g : state.c[(at - 1) * hv + h] + g;
-        state.c[at * hv + h] = c_i;
+        const float c_i = at == 0 ? g : block->c[(at - 1) * hv + h] + g;
+        block->c[at * hv + h] = c_i;
         std::fill(sk.begin(), sk.end(), 0.0f);
         std::fill(sq.begin(), sq.end(), 0.0f);
         for (int32_t d = 0; d < dk; ++d) {
@@ -166,16 +168,16 @@ void GatedDeltaNet(ThreadPool&, Workspace&, const GdnShape& shape, const GdnWeig
           }
         }
         const float decay = Exp(c_i);
-        float* u = state.u + (int64_t{at} * hv + h) * dv;  // [value_dim]
-        float* o = out + (row * hv + h) * dv;              // [value_dim]
+        float* u = block->u + (int64_t{at} * hv + h) * dv;  // [value_dim]
+        float* o = out + (row * hv + h) * dv;               // [value_dim]
         for (int32_t n = 0; n < dv; ++n) {
           u[n] = std::fma(-decay, sk[n], v[h * dv + n]);
           o[n] = decay * sq[n];
         }
         for (int32_t j = 0; j <= at; ++j) {
-          const float* kj = state.k + (int64_t{j} * hk + key_head) * dk;
-          const float* uj = state.u + (int64_t{j} * hv + h) * dv;
-          const float share = Exp(c_i - state.c[j * hv + h]);
+          const float* kj = block->k + (int64_t{j} * hk + key_head) * dk;
+          const float* uj = block->u + (int64_t{j} * hv + h) * dv;
+          const float share = Exp(c_i - block->c[j * hv + h]);
           if (j < at) {
             const float kk = share * Dot(kh, kj, dk);
             for (int32_t n = 0; n < dv; ++n) u[n] = std::fma(-kk, uj[n], u[n]);
@@ -187,23 +189,26 @@ void GatedDeltaNet(ThreadPool&, Workspace&, const GdnShape& shape, const GdnWeig
         }
       }
       if (at != kGdnBlock - 1) continue;
-      // The border: fold the block's rows into the stored state.
+      // The border: fold the block's rows into the next block's state.
+      const GdnBlock& next = states[s].next;
       for (int32_t h = 0; h < hv; ++h) {
         const int32_t key_head = h / (hv / hk);
-        float* S = state.state + int64_t{h} * dk * dv;
-        const float c_n = state.c[at * hv + h];
+        const float* from = block->state + int64_t{h} * dk * dv;
+        float* S = next.state + int64_t{h} * dk * dv;
+        const float c_n = block->c[at * hv + h];
         const float decay = Exp(c_n);
-        for (int64_t e = 0; e < int64_t{dk} * dv; ++e) S[e] = decay * S[e];
+        for (int64_t e = 0; e < int64_t{dk} * dv; ++e) S[e] = decay * from[e];
         for (int32_t j = 0; j < kGdnBlock; ++j) {
-          const float share = Exp(c_n - state.c[j * hv + h]);
+          const float share = Exp(c_n - block->c[j * hv + h]);
           for (int32_t d = 0; d < dk; ++d) {
-            const float w = share * state.k[(int64_t{j} * hk + key_head) * dk + d];
+            const float w = share * block->k[(int64_t{j} * hk + key_head) * dk + d];
             for (int32_t n = 0; n < dv; ++n)
               S[int64_t{d} * dv + n] =
-                  std::fma(w, state.u[(int64_t{j} * hv + h) * dv + n], S[int64_t{d} * dv + n]);
+                  std::fma(w, block->u[(int64_t{j} * hv + h) * dv + n], S[int64_t{d} * dv + n]);
           }
         }
       }
+      block = &next;
     }
   }
 }

@@ -1,38 +1,15 @@
-// Every other op of every instruction set of this machine against the reference, bit for bit: one op, one
-// list of shapes.
+// Ops on rows, attention and the vocabulary: every instruction set of this machine against the reference, bit
+// for bit; one op, one list of shapes.
 #include <gtest/gtest.h>
 
-#include <functional>
-
-#include "kernels/cpu/cpu.h"
-#include "tests/kernels/kernel_cases.h"
+#include "tests/kernels/reference_bits.h"
 
 namespace paceline::kernels {
 namespace {
 
-using Result = std::vector<float>;  // whatever an op writes, as floats
-
 void Append(Result& to, const auto& values) {
   for (const auto& v : values) to.push_back(std::bit_cast<float>(static_cast<int32_t>(v)));
 }
-
-// `run` must be a function of the table alone.
-void ExpectReferenceBits(const std::string& what,
-                         const std::function<Result(const KernelTable&, ThreadPool&)>& run) {
-  ThreadPool one(1);
-  const Result expected = run(ReferenceKernels(), one);
-  ASSERT_FALSE(cpu::Available().empty());
-  for (const KernelTable* table : cpu::Available()) {
-    for (int threads : {1, 2, 3}) {
-      ThreadPool pool(threads);
-      std::string where;
-      ASSERT_TRUE(SameBits(expected, run(*table, pool), &where))
-          << table->name << ", " << threads << " threads, " << what << ": " << where;
-    }
-  }
-}
-
-constexpr Values kBoth[] = {Values::kOrdinary, Values::kHard};
 
 TEST(Ops, Elementwise) {
   for (int64_t width : {1, 15, 16, 40, 272, 3072}) {
@@ -116,78 +93,6 @@ TEST(Ops, Attention) {
       Append(out, memory);
       return out;
     });
-  }
-}
-
-TEST(Ops, GatedDeltaNet) {
-  const GdnShape shapes[] = {{2, 4, 24, 16, 4},   {1, 3, 48, 24, 4}, {2, 2, 16, 48, 2},
-                             {1, 2, 128, 128, 4}, {2, 4, 32, 32, 1}, {1, 1, 20, 17, 3}};
-  for (const GdnShape& shape : shapes) {
-    for (Values kind : kBoth) {
-      const int64_t channels = shape.channels(), hv = shape.value_heads;
-      // Lengths of the steps of two sequences: borders inside, at the end, far beyond one block.
-      const std::vector<std::array<int32_t, 2>> steps = {{5, 1}, {1, 31}, {40, 1}, {18, 70}, {1, 4}};
-      int32_t total = 0;
-      for (const auto& s : steps) total += s[0] + s[1];
-      const auto qkv = RandomValues(total * channels, 1, kind), b = RandomValues(total * hv, 2),
-                 a = RandomValues(total * hv, 3), conv = RandomValues(channels * shape.conv_taps, 4),
-                 dt = RandomValues(hv, 6);
-      const std::vector<float> decay(hv, 0.7f);
-      const GdnWeights weights{conv.data(), decay.data(), dt.data()};
-      const auto run = [&](const KernelTable& t, ThreadPool& pool, bool one_by_one) {
-        const int64_t sizes[5] = {
-            hv * shape.key_dim * shape.value_dim, kGdnBlock * shape.key_heads * shape.key_dim,
-            kGdnBlock * hv * shape.value_dim, kGdnBlock * hv, (shape.conv_taps - 1) * channels};
-        std::vector<float> memory[2][5];
-        GdnState states[2];
-        for (int s = 0; s < 2; ++s) {
-          for (int i = 0; i < 5; ++i) memory[s][i].assign(sizes[i] + 1, 0.0f);
-          states[s] = {memory[s][0].data(), memory[s][1].data(), memory[s][2].data(), memory[s][3].data(),
-                       memory[s][4].data()};
-        }
-        Result out(total * hv * shape.value_dim);
-        Workspace workspace;
-        int32_t row = 0;
-        int64_t positions[2] = {0, 0};
-        for (const auto& lengths : steps) {
-          std::vector<RowRun> runs;
-          std::vector<GdnState> of;
-          for (int s = 0; s < 2; ++s) {
-            for (int32_t done = 0; done < lengths[s];) {
-              const int32_t n = one_by_one ? 1 : lengths[s];
-              runs.push_back({row, n, positions[s], nullptr});
-              of.push_back(states[s]);
-              row += n;
-              positions[s] += n;
-              done += n;
-              if (one_by_one) {
-                t.gated_delta_net(pool, workspace, shape, weights, qkv.data(), b.data(), a.data(), runs, of,
-                                  out.data());
-                runs.clear();
-                of.clear();
-              }
-            }
-          }
-          if (!runs.empty())
-            t.gated_delta_net(pool, workspace, shape, weights, qkv.data(), b.data(), a.data(), runs, of,
-                              out.data());
-          workspace.Reset();
-        }
-        for (const auto& sequence : memory) {
-          for (const auto& part : sequence) out.insert(out.end(), part.begin(), part.end());
-        }
-        return out;
-      };
-      const std::string what =
-          "gated_delta_net " + std::to_string(shape.key_dim) + "x" + std::to_string(shape.value_dim);
-      ExpectReferenceBits(what, [&](const KernelTable& t, ThreadPool& pool) { return run(t, pool, false); });
-      // A position never knows how it was computed.
-      ThreadPool pool(2);
-      std::string where;
-      for (const KernelTable* table : cpu::Available())
-        EXPECT_TRUE(SameBits(run(*table, pool, false), run(*table, pool, true), &where))
-            << what << " " << where;
-    }
   }
 }
 

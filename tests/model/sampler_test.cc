@@ -12,6 +12,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "model/gumbel.h"
 
 namespace paceline {
 namespace {
