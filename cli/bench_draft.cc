@@ -49,9 +49,8 @@ struct Depth {
   const Sample& median() const {
     std::vector<const Sample*> order;
     for (const Sample& s : samples) order.push_back(&s);
-    std::sort(order.begin(), order.end(), [](const Sample* a, const Sample* b) {
-      return a->tokens_per_second < b->tokens_per_second;
-    });
+    std::sort(order.begin(), order.end(),
+              [](const Sample* a, const Sample* b) { return a->tokens_per_second < b->tokens_per_second; });
     return *order[order.size() / 2];
   }
   // Of what is paired by round.
@@ -144,16 +143,17 @@ std::string PerPosition(const SpeculationStats& s) {
 }
 
 void PrintTable(const std::vector<Depth>& depths, const Sample& plain) {
-  std::printf("| depth | tok/s | of plain | tokens per step | step | of plain | draft | verify | exchange | "
-              "drafted | accepted | by position |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n");
+  std::printf(
+      "| depth | tok/s | of plain | tokens per step | step | of plain | draft | verify | exchange | "
+      "drafted | accepted | by position |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n");
   for (const Depth& depth : depths) {
     const Sample& m = depth.median();
-    std::printf("| %s | %.1f | %.2fx | %.2f | %.2f ms | %.2fx | %.2f ms | %.2f ms | %.2f ms | %lld | %lld | %s |\n",
-                depth.name.c_str(), m.tokens_per_second, depth.median_ratio(), m.tokens_per_step(),
-                m.step_s * 1e3, plain.step_s > 0 ? m.step_s / plain.step_s : 0.0, m.draft_s * 1e3,
-                (m.step_s - m.draft_s) * 1e3, m.exchange_s * 1e3,
-                static_cast<long long>(m.speculation.drafted), static_cast<long long>(m.speculation.accepted),
-                PerPosition(m.speculation).c_str());
+    std::printf(
+        "| %s | %.1f | %.2fx | %.2f | %.2f ms | %.2fx | %.2f ms | %.2f ms | %.2f ms | %lld | %lld | %s |\n",
+        depth.name.c_str(), m.tokens_per_second, depth.median_ratio(), m.tokens_per_step(), m.step_s * 1e3,
+        plain.step_s > 0 ? m.step_s / plain.step_s : 0.0, m.draft_s * 1e3, (m.step_s - m.draft_s) * 1e3,
+        m.exchange_s * 1e3, static_cast<long long>(m.speculation.drafted),
+        static_cast<long long>(m.speculation.accepted), PerPosition(m.speculation).c_str());
   }
 }
 

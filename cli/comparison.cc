@@ -89,10 +89,9 @@ std::string ComparisonsTable(const std::vector<Comparison>& comparisons) {
     absl::StrAppend(&out, absl::StrFormat("%-16s %6d  %-9s %s\n", c.name, c.tokens,
                                           c.difference ? "DIFFERENT" : "equal", remark));
   }
-  absl::StrAppend(&out, different == 0
-                            ? "equal: every token and every log-probability, bit for bit\n"
-                            : absl::StrFormat("DIFFERENT: %d of %d comparisons\n", different,
-                                              comparisons.size()));
+  absl::StrAppend(&out, different == 0 ? "equal: every token and every log-probability, bit for bit\n"
+                                       : absl::StrFormat("DIFFERENT: %d of %d comparisons\n", different,
+                                                         comparisons.size()));
   return out;
 }
 

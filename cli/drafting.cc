@@ -36,8 +36,9 @@ absl::StatusOr<Drafting> ResolveDrafting(const DraftingFlags& flags, const Check
   if (wants_mtp && !missing.empty()) {
     const absl::Status why =
         Error(errors::kModelTensor,
-              absl::StrCat(missing, " is missing, so the MTP layer cannot draft; complete the checkpoint, or "
-                                    "run with --draft off or --drafter suffix"));
+              absl::StrCat(missing,
+                           " is missing, so the MTP layer cannot draft; complete the checkpoint, or "
+                           "run with --draft off or --drafter suffix"));
     if (ordered) return why;
     drafting.refusal = std::string(why.message());
   } else if (wants_mtp && !has_layer && (ordered && flags.drafter == "mtp")) {

@@ -30,8 +30,7 @@ absl::StatusOr<GenerateRequest> RequestOf(const GenerateOptions& options) {
   if (flags.min_p) request.sampling.min_p = static_cast<float>(*flags.min_p);
   request.sampling.top_k = flags.top_k;
   request.sampling.seed = flags.seed;
-  if (flags.presence_penalty)
-    request.sampling.presence_penalty = static_cast<float>(*flags.presence_penalty);
+  if (flags.presence_penalty) request.sampling.presence_penalty = static_cast<float>(*flags.presence_penalty);
   if (flags.frequency_penalty)
     request.sampling.frequency_penalty = static_cast<float>(*flags.frequency_penalty);
   if (flags.repetition_penalty)
@@ -103,8 +102,7 @@ absl::Status Report(const GenerateOptions& options, const nlohmann::json& answer
         result.end.usage.prompt_tokens == 1 ? "" : "s", result.end.timings.prefill_s,
         result.end.usage.completion_tokens, result.end.usage.completion_tokens == 1 ? "" : "s",
         DecodeRate(result), cluster_line, result.end.seed));
-    const std::string drafts =
-        SpeculationLine(result.end.speculation, result.end.usage.completion_tokens);
+    const std::string drafts = SpeculationLine(result.end.speculation, result.end.usage.completion_tokens);
     if (!drafts.empty()) StdErr().Line(drafts);
   }
   return absl::OkStatus();
@@ -119,6 +117,7 @@ absl::Status GenerateRemote(const GenerateOptions& options) {
   ASSIGN_OR_RETURN(const GenerationResult result, client.Generate(std::move(request), std::ref(stream)));
   stream.End();
   nlohmann::json answer = AnswerJson(result, true);
+  answer["speculation"]["distinct_experts"] = nullptr;
   answer["cluster"] = {{"nodes", result.end.nodes},
                        {"epoch", result.end.epoch.value()},
                        {"fingerprint", result.end.fingerprint},
@@ -153,12 +152,14 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   TextStream stream(!options.json, head->tokenizer() != nullptr);
   absl::StatusOr<GenerationResult> result = RunGeneration(engine, std::move(request), std::ref(stream));
   engine.Stop();
+  const EngineStats stats = engine.stats();
   RETURN_IF_ERROR(result.status());
   stream.End();
 
   const ExchangeCounters counters = head->trunk()->counters();
   nlohmann::json answer = AnswerJson(*result, head->tokenizer() != nullptr);
   answer["cluster"] = ClusterJson(*head, counters);
+  answer["speculation"]["distinct_experts"] = DistinctExpertsJson(stats.distinct_experts);
   const int nodes = config.nodes;
   return Report(options, answer, *result,
                 absl::StrFormat("%d node%s, %.0f bytes exchanged per layer", nodes, nodes == 1 ? "" : "s",

@@ -206,8 +206,8 @@ void AddDrafters(CLI::App* app, DraftingFlags& flags) {
             int64_t ids = 0;
             if (value.empty()) return std::string("expected a number of ids, all, or a file");
             if (!CLI::detail::lexical_cast(value, ids) || (ids >= 1 && ids <= kMany)) return std::string();
-            return "expected a number from 1 to " + std::to_string(kMany) + ", all, or a file, got '" + value +
-                   "'";
+            return "expected a number from 1 to " + std::to_string(kMany) + ", all, or a file, got '" +
+                   value + "'";
           },
           ""))
       ->option_text("N|all|FILE [32768]");
@@ -263,8 +263,7 @@ std::string MeantForADirectory(const CLI::App* app, const std::string& model, in
     const std::string& heading = option->get_group();
     const bool of_the_head = heading == "Cluster" || heading == "Model" || heading == "Computing" ||
                              (heading == kDrafting && option->get_lnames().front() != "draft");
-    if (of_the_head && Named(option, argc, argv))
-      flags += (flags.empty() ? "" : ", ") + option->get_name();
+    if (of_the_head && Named(option, argc, argv)) flags += (flags.empty() ? "" : ", ") + option->get_name();
   }
   if (flags.empty()) return {};
   return flags + ": the head behind " + model +
@@ -408,8 +407,9 @@ Sources AddGenerate(CLI::App* app, GenerateOptions& generate, std::vector<std::s
       ->check(CLI::Validator(
           [](std::string& text) {
             std::pair<int32_t, double> entry;
-            return ReadBias(text, entry) ? std::string()
-                                         : "expected ID=VALUE with a token id and a number, got '" + text + "'";
+            return ReadBias(text, entry)
+                       ? std::string()
+                       : "expected ID=VALUE with a token id and a number, got '" + text + "'";
           },
           ""))
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
@@ -536,10 +536,10 @@ Sources AddTokenize(CLI::App* app, TokenizeOptions& tokenize, bool& no_parse_spe
                "A file holding a JSON array of token ids, to be turned into text")
           ->option_text("FILE")};
   group.Flag("no-parse-special", no_parse_special, "Read special tokens in the text as plain text");
-  CLI::Option* counts =
-      Group(app, "Output")
-          .Add("counts", tokenize.counts, "Write how often each id came, for --draft-vocab (with --text-file)")
-          ->option_text("FILE");
+  CLI::Option* counts = Group(app, "Output")
+                            .Add("counts", tokenize.counts,
+                                 "Write how often each id came, for --draft-vocab (with --text-file)")
+                            ->option_text("FILE");
   AddJson(app, tokenize.json);
   app->callback([sources, counts, &tokenize, &no_parse_special] {
     if (counts->count() > 0 && !tokenize.decode_json.empty())
@@ -725,7 +725,8 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   Parsed parsed;
   try {
     root.parse(argc, argv);
-    const std::string wrong = *generate_app ? MeantForADirectory(generate_app, generate.head.model, argc, argv)
+    const std::string wrong = *generate_app
+                                  ? MeantForADirectory(generate_app, generate.head.model, argc, argv)
                               : *verify_app ? MeantForADirectory(verify_app, verify.head.model, argc, argv)
                                             : "";
     if (!wrong.empty()) throw CLI::ValidationError(wrong);
@@ -750,8 +751,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
     parsed.err = UsageError(&root, error.what());
     return parsed;
   }
-  for (const std::string& entry : logit_bias)
-    ReadBias(entry, generate.sampling.logit_bias.emplace_back());
+  for (const std::string& entry : logit_bias) ReadBias(entry, generate.sampling.logit_bias.emplace_back());
   if (*serve_app) parsed.invocation = serve;
   if (*worker_app) parsed.invocation = worker;
   if (*generate_app) parsed.invocation = generate;

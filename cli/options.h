@@ -42,12 +42,12 @@ struct ModelOptions {
 
 // Who guesses tokens, and how many a step verifies. Not flags of every command; `score` drafts by itself.
 struct DraftingFlags {
-  std::string draft = "auto";           // auto, off, or a number from 0 to 8
-  std::string drafter = "auto";         // auto, mtp, suffix
-  std::string mtp_format = "int4";      // int4, stored
-  std::string mtp_tap = "post-norm";    // post-norm, pre-norm
-  std::string draft_vocab = "32768";    // a number of ids, all, or a file
-  double assume_acceptance = -1;        // bench only; below 0: off
+  std::string draft = "auto";         // auto, off, or a number from 0 to 8
+  std::string drafter = "auto";       // auto, mtp, suffix
+  std::string mtp_format = "int4";    // int4, stored
+  std::string mtp_tap = "post-norm";  // post-norm, pre-norm
+  std::string draft_vocab = "32768";  // a number of ids, all, or a file
+  double assume_acceptance = -1;      // bench only; below 0: off
 };
 
 // Everything a head is made from.
@@ -174,9 +174,9 @@ struct SynthOptions {
   uint64_t seed = 1;
 };
 
-using Invocation = std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions,
-                                BenchStepOptions, BenchDraftOptions, BenchLinkOptions, TokenizeOptions,
-                                StatusOptions, SynthOptions>;
+using Invocation =
+    std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions, BenchStepOptions,
+                 BenchDraftOptions, BenchLinkOptions, TokenizeOptions, StatusOptions, SynthOptions>;
 
 // Either an invocation, or what to print and the status to exit with (help, version, a usage error).
 struct Parsed {

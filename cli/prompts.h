@@ -15,7 +15,8 @@ namespace paceline::cli {
 // Prose that repeats itself a little: every drafter finds something in it.
 inline constexpr char kBuiltInText[] =
     "The ferry leaves at six. Nora walks to the harbour, counts the boats, and writes the number down. The "
-    "ferry leaves at six, said the man at the harbour, and the number of boats is the same as every day. Nora "
+    "ferry leaves at six, said the man at the harbour, and the number of boats is the same as every day. "
+    "Nora "
     "counts the boats again and";
 
 // Ids that every vocabulary of a model has.

@@ -21,8 +21,7 @@ nlohmann::json ExactFloat(float x) {
 nlohmann::json PerSourceJson(const SpeculationStats& stats) {
   nlohmann::json out = nlohmann::json::object();
   for (const SpeculationStats::Source& source : stats.sources) {
-    out[source.name] = {
-        {"steps", source.steps}, {"drafted", source.drafted}, {"accepted", source.accepted}};
+    out[source.name] = {{"steps", source.steps}, {"drafted", source.drafted}, {"accepted", source.accepted}};
   }
   return out;
 }
@@ -38,6 +37,12 @@ nlohmann::json SpeculationJson(const SpeculationStats& stats) {
           {"per_source", PerSourceJson(stats)}};
 }
 
+nlohmann::json DistinctExpertsJson(const std::vector<ExpertHistogram>& layers) {
+  nlohmann::json out = {{"bounds", ExpertHistogram::kBounds}, {"layers", nlohmann::json::array()}};
+  for (const ExpertHistogram& layer : layers) out["layers"].push_back(layer.counts);
+  return out;
+}
+
 std::string SpeculationLine(const SpeculationStats& stats, int64_t tokens) {
   if (stats.drafted == 0) return {};
   std::string positions;
@@ -46,10 +51,11 @@ std::string SpeculationLine(const SpeculationStats& stats, int64_t tokens) {
                           static_cast<double>(n) / static_cast<double>(stats.steps));
   }
   const double steps = static_cast<double>(std::max<int64_t>(1, stats.decode_steps));
-  return absl::StrFormat("%s: %.2f tokens per step, %d of %d drafts accepted (%.0f %%; by position %s), %d steps",
-                         stats.method, static_cast<double>(tokens) / steps, stats.accepted, stats.drafted,
-                         100 * static_cast<double>(stats.accepted) / static_cast<double>(stats.drafted),
-                         positions, stats.decode_steps);
+  return absl::StrFormat(
+      "%s: %.2f tokens per step, %d of %d drafts accepted (%.0f %%; by position %s), %d steps", stats.method,
+      static_cast<double>(tokens) / steps, stats.accepted, stats.drafted,
+      100 * static_cast<double>(stats.accepted) / static_cast<double>(stats.drafted), positions,
+      stats.decode_steps);
 }
 
 double BytesPerLayer(const ExchangeCounters& counters) {

@@ -4,6 +4,7 @@
 
 #include "base/step.h"
 #include "cli/head.h"
+#include "coordinator/engine.h"
 #include "coordinator/request.h"
 #include "nlohmann/json.hpp"
 
@@ -22,6 +23,8 @@ nlohmann::json ClusterJson(const Head& head, const ExchangeCounters& counters);
 nlohmann::json PerSourceJson(const SpeculationStats& stats);
 // Everything the counts of one generation say.
 nlohmann::json SpeculationJson(const SpeculationStats& stats);
+// {"bounds": [..], "layers": [[steps with at most bounds[0] experts, .., with more than the last], ..]}.
+nlohmann::json DistinctExpertsJson(const std::vector<ExpertHistogram>& layers);
 // "mtp: 1.9 tokens per step, 40 of 80 drafts accepted (0.7 0.4), 41 steps"; empty when nothing was drafted.
 std::string SpeculationLine(const SpeculationStats& stats, int64_t tokens);
 

@@ -147,9 +147,8 @@ absl::Status CheckDrafted(const std::vector<Comparison>& comparisons, const std:
   int64_t drafted = 0;
   for (const Comparison& c : comparisons) drafted += c.speculation.drafted;
   if (drafted > 0) return absl::OkStatus();
-  return Error(errors::kModelUnsupported,
-               absl::StrCat("nothing was drafted, so there is nothing to verify",
-                            why.empty() ? "" : absl::StrCat(": ", why)));
+  return Error(errors::kModelUnsupported, absl::StrCat("nothing was drafted, so there is nothing to verify",
+                                                       why.empty() ? "" : absl::StrCat(": ", why)));
 }
 
 // Opens the model on `workers` local workers and hands a runner to `use`.

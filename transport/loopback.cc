@@ -81,8 +81,9 @@ class LoopbackLink final : public Link {
 
   void Wait(TimePoint deadline) override {
     std::unique_lock lock(in_->mutex);
-    in_->wake.wait_until(lock, deadline,
-                         [this] { return !in_->messages.empty() || in_->closed || woken_ || abort_.raised(); });
+    in_->wake.wait_until(lock, deadline, [this] {
+      return !in_->messages.empty() || in_->closed || woken_ || abort_.raised();
+    });
     woken_ = false;
   }
 

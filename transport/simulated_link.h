@@ -30,8 +30,8 @@ struct SimulationOptions {
 absl::StatusOr<SimulationOptions> ParseSimulation(std::string_view text);
 
 // On Clock::Real() a thread of the link's own moves messages when they are due, whatever its owner does
-// meanwhile. On any other clock there is no thread: what is due moves in Send, TryReceive and Wait. What is on
-// the wire when the link is destroyed is lost.
+// meanwhile. On any other clock there is no thread: what is due moves in Send, TryReceive and Wait. What is
+// on the wire when the link is destroyed is lost.
 std::unique_ptr<Link> WrapSimulated(std::unique_ptr<Link> inner, const SimulationOptions& options,
                                     Clock& clock);
 
