@@ -83,6 +83,16 @@ class Speculation(TestCase):
         self.assertEqual(len(set(fresh)), len(fresh))
         self.assertEqual(run("--draft", 4, "--presence-penalty", 90), fresh)
 
+    def test_every_command_and_link_takes_a_simulated_wire(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as ids:
+            json.dump(prompt(30), ids)
+            ids.flush()
+            alone = paceline_json("score", WITH_MTP, "--tokens-json", ids.name, "--json")
+            for link in ("loopback", "tcp", "ucx"):
+                wired = paceline_json("score", WITH_MTP, "--tokens-json", ids.name, "--json", "--local-workers", 2, "--link", link,
+                                      "--simulate-link", "rtt=200us,jitter=50us,bandwidth=1Gbit,seed=3", "--head-split")
+                self.assertEqual(wired["logits_hash"], alone["logits_hash"])
+
     def test_verify_finds_drafts_ranks_and_batches_equal(self):
         status, out, err = paceline("verify", DEMO_MODEL, "--max-tokens", 32, "--json")
         self.assertEqual(status, 0, err)
