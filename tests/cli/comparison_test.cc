@@ -11,7 +11,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::vector<GeneratedToken> Run(const std::vector<std::pair<TokenId, float>>& tokens) {
+std::vector<GeneratedToken> TokensOf(const std::vector<std::pair<TokenId, float>>& tokens) {
   std::vector<GeneratedToken> run;
   for (const auto& [id, logprob] : tokens) {
     GeneratedToken token;
@@ -23,7 +23,7 @@ std::vector<GeneratedToken> Run(const std::vector<std::pair<TokenId, float>>& to
 }
 
 TEST(ComparisonTest, EqualRunsHaveNoDifference) {
-  const auto run = Run({{5, -1.5f}, {6, -0.25f}});
+  const auto run = TokensOf({{5, -1.5f}, {6, -0.25f}});
   const Comparison c = Compare("ranks-greedy", run, run);
   EXPECT_EQ(c.tokens, 2);
   EXPECT_FALSE(c.difference.has_value());
@@ -34,8 +34,8 @@ TEST(ComparisonTest, EqualRunsHaveNoDifference) {
 }
 
 TEST(ComparisonTest, TheFirstDifferingTokenCounts) {
-  const Comparison c = Compare("drafted-seeded", Run({{5, -1.5f}, {6, -0.25f}, {7, 0}}),
-                               Run({{5, -1.5f}, {8, -0.5f}, {9, 0}}));
+  const Comparison c = Compare("drafted-seeded", TokensOf({{5, -1.5f}, {6, -0.25f}, {7, 0}}),
+                               TokensOf({{5, -1.5f}, {8, -0.5f}, {9, 0}}));
   ASSERT_TRUE(c.difference.has_value());
   EXPECT_EQ(c.difference->position, 1);
   EXPECT_EQ(c.tokens, 2);
@@ -48,13 +48,13 @@ TEST(ComparisonTest, TheFirstDifferingTokenCounts) {
 }
 
 TEST(ComparisonTest, OneBitOfALogProbabilityIsADifference) {
-  const Comparison c = Compare("ranks-greedy", Run({{5, -1.5f}}), Run({{5, std::nextafterf(-1.5f, 0.0f)}}));
+  const Comparison c = Compare("ranks-greedy", TokensOf({{5, -1.5f}}), TokensOf({{5, std::nextafterf(-1.5f, 0.0f)}}));
   ASSERT_TRUE(c.difference.has_value());
   EXPECT_EQ(c.difference->position, 0);
 }
 
 TEST(ComparisonTest, AShorterRunDiffersWhereItEnds) {
-  const Comparison c = Compare("batched-greedy", Run({{5, -1.5f}, {6, -1.0f}}), Run({{5, -1.5f}}));
+  const Comparison c = Compare("batched-greedy", TokensOf({{5, -1.5f}, {6, -1.0f}}), TokensOf({{5, -1.5f}}));
   ASSERT_TRUE(c.difference.has_value());
   EXPECT_EQ(c.difference->position, 1);
   EXPECT_EQ(ComparisonsJson({c})["comparisons"][0]["first_difference"]["right"], nullptr);
