@@ -1,8 +1,6 @@
 // The trunk's layers.
 #include "model/decoder.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status.h"
@@ -67,10 +65,10 @@ int64_t StateBytes(const Batch& batch, const ModelConfig& config) {
 
 }  // namespace
 
-absl::Status Decoder::Forward(const StepContext& context, std::span<const TokenId> tokens, Caches& caches,
-                              const ExpertStore& local, const Placement& placement, Exchange* exchange,
-                              StepId step, bool probe, float* hidden_out, uint8_t* row_errors,
-                              float* residual_out) {
+absl::StatusOr<const float*> Decoder::Forward(const StepContext& context, std::span<const TokenId> tokens,
+                                              Caches& caches, const ExpertStore& local,
+                                              const Placement& placement, Exchange* exchange, StepId step,
+                                              bool probe, float* hidden_out, uint8_t* row_errors) {
   const kernels::KernelTable& table = context.table;
   const int32_t rows = context.batch.rows;
   const int64_t hidden = config_.hidden;
@@ -106,8 +104,7 @@ absl::Status Decoder::Forward(const StepContext& context, std::span<const TokenI
     RETURN_IF_ERROR(RunMoe(context, *layer.moe, config_, home, x, h, row_errors, parts_));
   }
   table.rms_norm(context.pool, h, rows, hidden, final_norm_.data(), plus, config_.norm_eps, hidden_out);
-  if (residual_out != nullptr) std::copy_n(h, rows * hidden, residual_out);
-  return absl::OkStatus();
+  return h;
 }
 
 }  // namespace paceline

@@ -37,12 +37,13 @@ class Decoder {
                                                        const kernels::KernelTable& table,
                                                        const LoadCallback& progress);
 
-  // hidden_out [rows, hidden], after the final norm; residual_out, when wanted, before it. row_errors [rows]
-  // is or-ed. The caller's workspace scope holds the rest. Unavailable (NET-001) names a lost worker: the
+  // hidden_out [rows, hidden], after the final norm; returns the residual stream before it [rows, hidden], in
+  // the caller's workspace scope. row_errors [rows] is or-ed. Unavailable (NET-001) names a lost worker: the
   // caches of these rows are then undefined.
-  absl::Status Forward(const StepContext& context, std::span<const TokenId> tokens, Caches& caches,
-                       const ExpertStore& local, const Placement& placement, Exchange* exchange, StepId step,
-                       bool probe, float* hidden_out, uint8_t* row_errors, float* residual_out = nullptr);
+  absl::StatusOr<const float*> Forward(const StepContext& context, std::span<const TokenId> tokens,
+                                       Caches& caches, const ExpertStore& local, const Placement& placement,
+                                       Exchange* exchange, StepId step, bool probe, float* hidden_out,
+                                       uint8_t* row_errors);
 
   const Embedding& embedding() const { return embedding_; }
   const std::vector<LayerWeights>& layers() const { return layers_; }

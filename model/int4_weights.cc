@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/kernels.h"
 #include "kernels/plain_decode.h"
 
 namespace paceline {
@@ -20,6 +21,7 @@ using kernels::PlainLinear;
 using kernels::WeightFormat;
 
 constexpr int64_t kGroup = 128;
+constexpr int64_t kLanes = 16;
 // Largest code the maximum of a group may take: 7 keeps weights that lie on an INT4 grid exactly, the others
 // trade a clipped maximum for a finer grid.
 constexpr float kTopCodes[] = {7.0f, 7.5f, 8.0f, 8.5f, 9.0f};
@@ -34,16 +36,28 @@ float AsHalf(float scale) {
 // Adding and taking away 1.5 * 2^23 rounds to the nearest even integer.
 float Code(float x, float inverse) {
   constexpr float kRound = 12582912.0f;
-  return std::min(7.0f, std::max(-8.0f, (x * inverse + kRound) - kRound));
+  const float code = (x * inverse + kRound) - kRound;
+  const float above = code > -8.0f ? code : -8.0f;
+  return above < 7.0f ? above : 7.0f;
+}
+
+// Whole vectors of a group first: a loop of a fixed count becomes vector code.
+template <class Body>
+void EachLane(int64_t count, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) body(i + lane, lane);
+  }
+  for (; i < count; ++i) body(i, i % kLanes);
 }
 
 float SquaredError(const float* x, int64_t count, float scale) {
   const float inverse = 1.0f / scale;
-  float lanes[16] = {};
-  for (int64_t i = 0; i < count; ++i) {
+  float lanes[kLanes] = {};
+  EachLane(count, [&](int64_t i, int64_t lane) {
     const float off = x[i] - Code(x[i], inverse) * scale;
-    lanes[i % 16] += off * off;
-  }
+    lanes[lane] += off * off;
+  });
   float sum = 0;
   for (const float lane : lanes) sum += lane;
   return sum;
@@ -51,15 +65,16 @@ float SquaredError(const float* x, int64_t count, float scale) {
 
 // Returns the scale.
 float RoundGroup(const float* x, int64_t count, uint8_t* codes) {
-  float top = 0;
-  bool finite = true;
-  for (int64_t i = 0; i < count; ++i) {
-    finite = finite && std::isfinite(x[i]);
-    top = std::max(top, std::fabs(x[i]));
-  }
+  // As integers, magnitudes order like the numbers and NaN above all, so one maximum finds both.
+  uint32_t lanes[kLanes] = {};
+  EachLane(count, [&](int64_t i, int64_t lane) {
+    const uint32_t magnitude = std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu;
+    lanes[lane] = magnitude > lanes[lane] ? magnitude : lanes[lane];
+  });
+  const float top = std::bit_cast<float>(*std::max_element(lanes, lanes + kLanes));
   std::memset(codes, 8, static_cast<size_t>(count));
-  if (!finite) return std::numeric_limits<float>::quiet_NaN();
-  if (top < 0x1p-100f) return 0;
+  if (!std::isfinite(top)) return std::numeric_limits<float>::quiet_NaN();
+  if (top < kernels::kSmallestMax) return 0;
   float best_scale = 0;
   float best_error = std::numeric_limits<float>::infinity();
   for (const float code : kTopCodes) {

@@ -81,6 +81,18 @@ std::span<const Part> PartsOfBlock(const std::vector<Part>& parts, int32_t block
   return cut;
 }
 
+int32_t CountDistinct(const int32_t* ids, int64_t count, int32_t experts) {
+  thread_local std::vector<bool> seen;
+  seen.assign(static_cast<size_t>(experts), false);
+  int32_t distinct = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (seen[ids[i]]) continue;
+    seen[ids[i]] = true;
+    ++distinct;
+  }
+  return distinct;
+}
+
 // Gives every worker that holds anything of this layer, and got no row, one leaf of row 0 to compute. Its
 // answer is dropped by weight 0: a leaf of numbers is then exactly 0, so the sum does not change.
 void AddProbes(const Placement& placement, LayerId layer, std::vector<Part>& parts) {
@@ -122,6 +134,9 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
   }
   table.linear(context.pool, *weights.router, in, logits, config.experts);
   table.route(context.pool, logits, rows, config.experts, config.top_k, config.renormalise, ids, router);
+  if (context.distinct_experts != nullptr) {
+    context.distinct_experts->push_back(CountDistinct(ids, int64_t{rows} * config.top_k, config.experts));
+  }
 
   int64_t* sums = context.workspace.Take<int64_t>(rows * hidden);  // [rows, hidden], multiples of 2^-32
   std::memset(sums, 0, static_cast<size_t>(rows * hidden) * sizeof(int64_t));

@@ -57,10 +57,15 @@ void MtpDrafter::Commit(const DraftContext& context, const CommittedRows& rows) 
     }
   }
   s.guessed_from = -1;
-  s.hidden.insert(s.hidden.end(), rows.hidden,
-                  rows.hidden + static_cast<int64_t>(rows.tokens.size()) * width_);
-  s.next.insert(s.next.end(), rows.tokens.begin() + 1, rows.tokens.end());
-  if (s.rows(width_) > kBlockRows) StoreKnown(context, s, rows.pages);
+  // Piece by piece, so that a long chunk of a prompt is never held whole.
+  const int64_t count = static_cast<int64_t>(rows.tokens.size());
+  for (int64_t first = 0; first < count; first += kBlockRows) {
+    const int64_t end = std::min<int64_t>(count, first + kBlockRows);
+    if (first > 0) s.next.push_back(rows.tokens[first]);
+    s.hidden.insert(s.hidden.end(), rows.hidden + first * width_, rows.hidden + end * width_);
+    s.next.insert(s.next.end(), rows.tokens.begin() + first + 1, rows.tokens.begin() + end);
+    if (s.rows(width_) > kBlockRows) StoreKnown(context, s, rows.pages);
+  }
 }
 
 void MtpDrafter::StoreKnown(const DraftContext& context, Sequence& s, std::span<const int32_t> pages) {

@@ -62,8 +62,8 @@ class MtpDrafter final : public Drafter {
   int64_t open_sequences() const { return static_cast<int64_t>(sequences_.size()); }
 
  private:
-  // Committed positions whose keys and values wait: the token behind the last is not known yet, the others
-  // are kept so that one pass over the weights serves several.
+  // Committed positions whose keys and values wait, at most 2 * kBlockRows: the token behind the last is not
+  // known yet, the others are kept so that one pass over the weights serves several.
   struct Sequence {
     int64_t stored = 0;         // KV slots below are those of the committed text
     std::vector<float> hidden;  // [rows, hidden] of positions stored, stored + 1, ..
@@ -78,6 +78,7 @@ class MtpDrafter final : public Drafter {
   };
 
   MtpDrafter(const Embedding& embedding, MtpDrafterOptions options);
+  // Keys and values of every waiting position whose next token is known.
   void StoreKnown(const DraftContext& context, Sequence& sequence, std::span<const int32_t> pages);
   // Runs batch_ and appends to every chain's draft; chains that ended are taken out of chains_, and from_ has
   // what the others feed back.

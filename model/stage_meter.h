@@ -17,12 +17,15 @@ enum class Stage {
   kExchange,
   kDense,
   kHead,
+  kSample,
+  kDraft,
   kOther,
   kCount
 };
 constexpr const char* StageName(Stage stage) {
-  constexpr const char* kNames[] = {"attention", "delta_net", "router", "experts", "shared_expert",
-                                    "exchange",  "dense",     "head",   "other"};
+  constexpr const char* kNames[] = {"attention",     "delta_net", "router", "experts",
+                                    "shared_expert", "exchange",  "dense",  "head",
+                                    "sample",        "draft",     "other"};
   return kNames[static_cast<int>(stage)];
 }
 

@@ -29,7 +29,8 @@ struct StepContext {
   kernels::Workspace& workspace;
   kernels::ActivationContract contract;
   const Batch& batch;
-  StageMeter* meter = nullptr;  // may be null
+  StageMeter* meter = nullptr;                       // may be null
+  std::vector<int32_t>* distinct_experts = nullptr;  // may be null; every MoE layer appends its own
 };
 
 // x [rows, width] as its consumers want it: codes are made when one of them is integer. Lives in the

@@ -1,4 +1,4 @@
-// Running steps on the head.
+// The head's trunk: what it is made of. Its steps: trunk_step.cc.
 #include "worker/trunk.h"
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "base/status.h"
 #include "model/placement_shape.h"
-#include "model/sampler.h"
+#include "model/suffix_drafter.h"
 
 namespace paceline {
 
@@ -34,10 +34,13 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LocalTrunk::Load(const Checkpoint& c
   trunk->caches_ = std::make_unique<Caches>(config, o.kv_dtype, o.slots, o.pages);
   trunk->states_.Add(&trunk->caches_->kv_state());
   trunk->states_.Add(&trunk->caches_->gdn_state());
+  trunk->states_.Add(&trunk->samplers_);
   if (peers != nullptr) {
     trunk->exchange_ =
         MakeExchange({.head = o.head_id, .timeout = o.exchange_timeout, .yield = o.yield, .on_wait = {}});
   }
+
+  RETURN_IF_ERROR(trunk->LoadDrafters(checkpoint));
 
   TrunkInfo& info = trunk->info_;
   const std::string& directory = checkpoint.directory();
@@ -51,9 +54,57 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LocalTrunk::Load(const Checkpoint& c
   info.slots = o.slots;
   info.pages = o.pages;
   info.has_mtp = config.mtp_layers > 0 && checkpoint.missing_mtp().empty();
+  for (int64_t id = 0; id < config.vocab && !o.has_token.empty(); ++id) {
+    const size_t at = static_cast<size_t>(id);
+    if (at >= o.has_token.size() || !o.has_token[at])
+      trunk->missing_tokens_.push_back(static_cast<TokenId>(id));
+  }
   info.lm_head = head_format == HeadFormat::kInt8 ? "int8" : "stored";
   info.layers = placement.layers();
   return trunk;
+}
+
+absl::Status LocalTrunk::LoadDrafters(const Checkpoint& checkpoint) {
+  const DraftingOptions& drafting = options_.drafting;
+  if (drafting.mtp) {
+    absl::StatusOr<std::unique_ptr<MtpDrafter>> mtp =
+        MtpDrafter::Load(checkpoint, table_, pool_, decoder_->embedding(),
+                         {.format = drafting.format,
+                          .tap = drafting.tap,
+                          .contract = options_.contract,
+                          .lm_head = options_.lm_head,
+                          .vocabulary = drafting.vocabulary,
+                          .has_token = options_.has_token,
+                          .kv_dtype = options_.kv_dtype,
+                          .pages = options_.pages});
+    if (mtp.ok()) {
+      drafters_.push_back(*std::move(mtp));
+      info_.mtp_format = drafting.format == MtpFormat::kInt4 ? "int4" : "stored";
+    } else if (drafting.required) {
+      return mtp.status();
+    } else {
+      info_.draft_refusal = std::string(mtp.status().message());
+    }
+  }
+  if (drafting.suffix) drafters_.push_back(std::make_unique<SuffixDrafter>());
+  for (const auto& drafter : drafters_) info_.drafters.push_back(drafter->source());
+  return absl::OkStatus();
+}
+
+void LocalTrunk::SetDrafter(DraftSource source, std::unique_ptr<Drafter> drafter) {
+  std::erase_if(drafters_, [&](const auto& d) { return d->source() == source; });
+  std::erase(info_.drafters, source);
+  if (drafter == nullptr) return;
+  CHECK(drafter->source() == source);
+  drafters_.push_back(std::move(drafter));
+  info_.drafters.push_back(source);
+}
+
+Drafter* LocalTrunk::DrafterOf(DraftSource source) const {
+  for (const auto& drafter : drafters_) {
+    if (drafter->source() == source) return drafter.get();
+  }
+  return nullptr;
 }
 
 void LocalTrunk::RefreshPeers() {
@@ -70,151 +121,11 @@ void LocalTrunk::RefreshPeers() {
   exchange_->SetPeers(snapshot.epoch, std::move(snapshot.peers));
 }
 
-absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
-  RefreshPeers();
-  RETURN_IF_ERROR(degraded_);
-  for (const SequenceRows& s : plan.sequences) {
-    if (s.first_position == 0) states_.Open(s.sequence, s.slot);
-    CHECK_EQ(states_.slot(s.sequence), s.slot);
-    states_.Extend(s.sequence, s.first_position, static_cast<int32_t>(s.tokens.size()), false);
-  }
-  absl::StatusOr<StepResult> result = RunRows(plan);
-  for (const SequenceRows& s : plan.sequences) {
-    if (result.ok()) {
-      states_.Commit(s.sequence, s.first_position + static_cast<int64_t>(s.tokens.size()));
-    } else {
-      states_.Close(s.sequence);  // given up
-    }
-  }
-  return result;
-}
-
-absl::StatusOr<StepResult> LocalTrunk::RunRows(const StepPlan& plan) {
-  workspace_.Reset();
-  Batch batch;
-  std::vector<TokenId> tokens;      // [rows]
-  std::vector<int32_t> first_row;   // [sequences]
-  std::vector<int32_t> logit_rows;  // rows whose logits are wanted, ascending
-  for (const SequenceRows& s : plan.sequences) {
-    CHECK(!s.tokens.empty());
-    CHECK_LT(s.slot, options_.slots);
-    const int32_t n = static_cast<int32_t>(s.tokens.size());
-    CHECK_LE(s.first_position + n, static_cast<int64_t>(s.pages.size()) * kPagePositions);
-    first_row.push_back(batch.rows);
-    batch.runs.push_back({batch.rows, n, s.first_position, s.pages.data()});
-    batch.slots.push_back(s.slot);
-    tokens.insert(tokens.end(), s.tokens.begin(), s.tokens.end());
-    const int32_t wanted = s.targets.empty() ? s.sampled_rows : n;
-    for (int32_t i = n - wanted; i < n; ++i) logit_rows.push_back(batch.rows + i);
-    batch.rows += n;
-  }
-  if (batch.rows == 0) return StepResult{};
-  FillRotary(config_.rope_theta, config_.rotary_dims, batch);
-
-  const StepContext context{table_, pool_, workspace_, options_.contract, batch, meter_};
-  const int64_t hidden_size = config_.hidden;
-  float* hidden = workspace_.Take<float>(batch.rows * hidden_size);  // [rows, hidden]
-  std::vector<uint8_t> row_errors(batch.rows);
-  RETURN_IF_ERROR(decoder_->Forward(context, tokens, *caches_, *experts_, placement_, exchange_.get(),
-                                    plan.step, plan.probe_workers, hidden, row_errors.data()));
-  if (exchange_ != nullptr) {
-    for (const LayerShape& layer : placement_.layers()) exchanged_layers_ += layer.experts > 0 ? 1 : 0;
-  }
-
-  // Logits of the wanted rows only, in pieces that bound memory: a prompt scored whole has many.
-  StepResult result;
-  result.sequences.resize(plan.sequences.size());
-  for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    const SequenceRows& s = plan.sequences[i];
-    SequenceResult& out = result.sequences[i];
-    out.sequence = s.sequence;
-    const auto rows_begin = row_errors.begin() + first_row[i];
-    if (std::any_of(rows_begin, rows_begin + static_cast<int64_t>(s.tokens.size()),
-                    [](uint8_t e) { return e != 0; })) {
-      out.status = Error(errors::kNonFinite,
-                         "an expert's output left the numbers it may have (not finite, or 2^22 and more); "
-                         "this request ends, others go on");
-    }
-    if (const auto kept = kept_.find(s.sequence); kept != kept_.end()) {
-      const float* begin = hidden + first_row[i] * hidden_size;
-      kept->second.insert(kept->second.end(), begin,
-                          begin + static_cast<int64_t>(s.tokens.size()) * hidden_size);
-    }
-  }
-  const int64_t logit_block = std::min<int64_t>(kBlockRows, static_cast<int64_t>(logit_rows.size()));
-  float* rows_in = workspace_.Take<float>(logit_block * hidden_size);   // [<= kBlockRows, hidden]
-  float* logits = workspace_.Take<float>(logit_block * config_.vocab);  // [<= kBlockRows, vocab]
-  StageLap lap(meter_);
-  size_t sequence = 0;
-  for (size_t first = 0; first < logit_rows.size(); first += kBlockRows) {
-    const size_t n = std::min<size_t>(kBlockRows, logit_rows.size() - first);
-    for (size_t r = 0; r < n; ++r)
-      std::copy_n(hidden + logit_rows[first + r] * hidden_size, hidden_size, rows_in + r * hidden_size);
-    RETURN_IF_ERROR(head_->Forward(context, rows_in, static_cast<int32_t>(n), placement_, exchange_.get(),
-                                   plan.step, logits));
-    lap.Lap(Stage::kHead, head_->bytes());
-    for (size_t r = 0; r < n; ++r) {
-      const int32_t row = logit_rows[first + r];
-      while (sequence + 1 < first_row.size() && row >= first_row[sequence + 1]) ++sequence;
-      SequenceResult& out = result.sequences[sequence];
-      if (!out.status.ok()) continue;
-      out.status = FillResult(context, plan.sequences[sequence], row - first_row[sequence],
-                              logits + static_cast<int64_t>(r) * config_.vocab, out);
-    }
-  }
-  lap.Lap(Stage::kOther, 0);
-  for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    if (!plan.sequences[i].hash_logits) continue;
-    if (const auto hash = hashes_.find(plan.sequences[i].sequence); hash != hashes_.end()) {
-      result.sequences[i].logits_hash = hash->second.Hex().substr(0, 16);
-    }
-  }
-  return result;
-}
-
-// `row` is the row's index inside the sequence's rows. The logits are masked in place once they have been
-// reported.
-absl::Status LocalTrunk::FillResult(const StepContext& context, const SequenceRows& rows, int32_t row,
-                                    float* logits, SequenceResult& result) {
-  const int64_t vocab = config_.vocab;
-  const bool scoring = !rows.targets.empty();
-  if (rows.hash_logits) hashes_[rows.sequence].Add(logits, static_cast<size_t>(vocab) * sizeof(float));
-  RowResult out;
-  const bool want_logprobs = rows.logprobs || rows.top > 0 || scoring;
-  float lse = 0;
-  if (want_logprobs) {
-    lse = table_.log_sum_exp(context.pool, logits, vocab);
-    if (!std::isfinite(lse)) {
-      return Error(
-          errors::kNonFinite,
-          "the logits of a row are not numbers; the model's weights or this request's state are damaged");
-    }
-    out.top = TopCandidates({logits, static_cast<size_t>(vocab)}, lse, rows.top);
-  }
-  if (scoring) {
-    out.token = rows.targets[row];
-    out.logprob = out.token < 0 ? 0.0f : logits[out.token] - lse;
-  } else {
-    // A token the tokenizer lacks is never drawn.
-    if (!options_.has_token.empty()) {
-      for (int64_t id = 0; id < vocab; ++id) {
-        if (static_cast<size_t>(id) < options_.has_token.size() && options_.has_token[id]) continue;
-        // A NaN must still be seen by the sampler.
-        if (!std::isnan(logits[id])) logits[id] = -std::numeric_limits<float>::infinity();
-      }
-    }
-    ASSIGN_OR_RETURN(out.token, SampleToken(table_, context.pool, {logits, static_cast<size_t>(vocab)},
-                                            rows.sampling, rows.first_position + row + 1));
-    if (rows.logprobs) out.logprob = logits[out.token] - lse;
-  }
-  result.rows.push_back(std::move(out));
-  return absl::OkStatus();
-}
-
 void LocalTrunk::Release(SequenceId sequence) {
+  for (const auto& drafter : drafters_) drafter->Close(sequence);
+  states_.Close(sequence);
   hashes_.erase(sequence);
   kept_.erase(sequence);
-  states_.Close(sequence);
 }
 
 ExchangeCounters LocalTrunk::counters() const {
@@ -256,6 +167,7 @@ LocalTrunk::Bytes LocalTrunk::bytes() const {
   b.experts = experts_->bytes();
   for (const LayerShape& layer : placement_.layers())
     b.all_experts += int64_t{layer.experts} * layer.groups * layer.leaf_bytes;
+  if (const Drafter* mtp = DrafterOf(DraftSource::kMtp)) b.mtp_draft = mtp->bytes_per_draft();
   return b;
 }
 

@@ -22,8 +22,9 @@
 #include "model/head.h"
 #include "model/mtp.h"
 #include "model/mtp_drafter.h"
-#include "model/sampler_state.h"
+#include "model/sampler_states.h"
 #include "model/sequence_state.h"
+#include "model/verifier.h"
 #include "worker/peers.h"
 
 namespace paceline {
@@ -74,6 +75,9 @@ class LocalTrunk final : public Trunk {
   absl::StatusOr<std::vector<std::vector<TokenId>>> Drafts(const Checkpoint& checkpoint, SequenceId sequence,
                                                            std::span<const TokenId> tokens, int32_t depth);
 
+  // Puts another maker behind a source, for tests: oracles, adversaries. Null takes the source away.
+  void SetDrafter(DraftSource source, std::unique_ptr<Drafter> drafter);
+
   // Books the stages of every step from now on; null stops it. Outlives the trunk or its own replacement.
   void SetMeter(StageMeter* meter) { meter_ = meter; }
 
@@ -83,6 +87,7 @@ class LocalTrunk final : public Trunk {
     int64_t head = 0;         // LM head rows held here
     int64_t experts = 0;      // all routed experts held here
     int64_t all_experts = 0;  // of every rank
+    int64_t mtp_draft = 0;    // one drafted token of the MTP layer
   };
   Bytes bytes() const;
   int64_t expert_leaves() const { return experts_->leaves(); }
@@ -90,11 +95,35 @@ class LocalTrunk final : public Trunk {
   ThreadPool& pool() { return pool_; }
 
  private:
+  // A step from its plan to its answer, on the step thread.
+  struct Step {
+    Batch batch;
+    std::vector<TokenId> tokens;              // [rows], drafts included
+    std::vector<int32_t> first_row;           // [sequences]
+    std::vector<int32_t> logit_rows;          // rows whose logits are wanted, ascending
+    std::vector<DraftResult> drafts;          // [sequences], empty where none were asked for
+    std::vector<Verification> verifications;  // [sequences]
+    std::vector<uint8_t> row_errors;          // [rows]
+    const float* hidden = nullptr;            // [rows, hidden] after the final norm
+    const float* residual = nullptr;          // [rows, hidden] before it
+  };
+
   explicit LocalTrunk(TrunkOptions options);
+  absl::Status LoadDrafters(const Checkpoint& checkpoint);
   void RefreshPeers();
-  absl::StatusOr<StepResult> RunRows(const StepPlan& plan);
-  absl::Status FillResult(const StepContext& context, const SequenceRows& rows, int32_t row, float* logits,
-                          SequenceResult& result);
+  void Admit(const StepPlan& plan);
+  void MakeDrafts(const StepPlan& plan, Step& step);
+  void Assemble(const StepPlan& plan, Step& step);
+  void Extend(const StepPlan& plan, const Step& step);
+  void GiveUp(const StepPlan& plan);
+  absl::Status RunRows(const StepPlan& plan, Step& step, StepResult& result);
+  absl::Status RunLayers(const StepContext& context, const StepPlan& plan, Step& step);
+  absl::Status ReadLogits(const StepContext& context, const StepPlan& plan, Step& step, StepResult& result);
+  absl::Status ReadRow(const StepContext& context, const SequenceRows& rows, int32_t row,
+                       Verification& verification, float* logits, SequenceResult& result);
+  void Commit(const StepPlan& plan, const Step& step, StepResult& result);
+  static absl::Status RowsInRange(const Step& step, int32_t first, int32_t end);
+  Drafter* DrafterOf(DraftSource source) const;
 
   const TrunkOptions options_;
   const kernels::KernelTable& table_;
@@ -108,13 +137,16 @@ class LocalTrunk final : public Trunk {
   std::unique_ptr<ExpertStore> experts_;
   std::unique_ptr<LmHead> head_;
   std::unique_ptr<Caches> caches_;
-  StateRegistry states_;  // of caches_
+  SamplerStates samplers_;
+  StateRegistry states_;  // of caches_ and samplers_
   const PeerSource* peers_ = nullptr;
   std::unique_ptr<Exchange> exchange_;
   uint64_t peers_version_ = 0;
-  absl::Status degraded_;  // of the last snapshot
+  absl::Status degraded_;                // of the last snapshot
+  std::vector<TokenId> missing_tokens_;  // ids the tokenizer lacks
   StageMeter* meter_ = nullptr;
   int64_t exchanged_layers_ = 0;
+  std::vector<std::unique_ptr<Drafter>> drafters_;
   std::unordered_map<SequenceId, Sha256> hashes_;            // logits so far
   std::unordered_map<SequenceId, std::vector<float>> kept_;  // [rows so far, hidden]
 };

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -16,6 +17,8 @@ namespace paceline::kernels::cpu {
 namespace {
 
 constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr int64_t kChunk = int64_t{64} << 20;  // bytes mapped at once for small matrices
+constexpr int64_t kLine = 64;
 
 template <class T>
 T* Items(Storage& storage, int64_t count) {
@@ -166,17 +169,41 @@ absl::Status Pack(const PlainLinear& w, PackedMatrix& to) {
 
 }  // namespace
 
-Storage::~Storage() { std::free(memory_); }
+Storage::Chunk::Chunk(int64_t bytes) : bytes_(bytes) {
+  // Twice aligned by hand: a chunk that starts inside a huge page would get small ones at both ends.
+  mapped_bytes_ = bytes + kHugePage;
+  mapped_ = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(mapped_ != MAP_FAILED);
+  const uintptr_t start = reinterpret_cast<uintptr_t>(mapped_);
+  memory_ = static_cast<uint8_t*>(mapped_) + (kHugePage - start % kHugePage) % kHugePage;
+  madvise(memory_, bytes_, MADV_HUGEPAGE);
+}
+
+Storage::Chunk::~Chunk() { munmap(mapped_, mapped_bytes_); }
+
+uint8_t* Storage::Chunk::Take(int64_t bytes) {
+  const int64_t rounded = (bytes + kLine - 1) / kLine * kLine;
+  if (used_ + rounded > bytes_) return nullptr;
+  used_ += rounded;
+  return memory_ + used_ - rounded;
+}
 
 uint8_t* Storage::Allocate(int64_t bytes) {
-  CHECK(memory_ == nullptr);
-  const int64_t alignment = bytes >= kHugePage ? kHugePage : 64;
-  const int64_t rounded = std::max<int64_t>(bytes + alignment - 1, alignment) / alignment * alignment;
-  memory_ = std::aligned_alloc(alignment, rounded);
-  CHECK(memory_ != nullptr);
-  if (alignment == kHugePage) madvise(memory_, rounded, MADV_HUGEPAGE);
-  std::memset(memory_, 0, rounded);
-  return static_cast<uint8_t*>(memory_);
+  CHECK(chunk_ == nullptr);
+  const int64_t pages = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  if (bytes >= kChunk / 4) {
+    chunk_ = std::make_shared<Chunk>(pages);
+    return chunk_->Take(bytes);
+  }
+  static std::mutex mutex;
+  static std::weak_ptr<Chunk> open;  // the one being filled, while a matrix lives in it
+  const std::lock_guard<std::mutex> lock(mutex);
+  chunk_ = open.lock();
+  uint8_t* memory = chunk_ == nullptr ? nullptr : chunk_->Take(bytes);
+  if (memory != nullptr) return memory;
+  chunk_ = std::make_shared<Chunk>(kChunk);
+  open = chunk_;
+  return chunk_->Take(bytes);
 }
 
 PackedLinear::~PackedLinear() = default;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "kernels/kernels.h"
 
@@ -47,17 +48,32 @@ struct Matrix {
   int64_t octets() const { return (inputs + kOctet - 1) / kOctet; }
 };
 
-// Memory of one packed matrix, 64-byte aligned, on huge pages where the system gives them.
+// Memory of one part of a packed matrix: zeros, 64-byte aligned, on huge pages where the system gives them.
+// Small parts share chunks, in the order of allocation, so that an expert's matrices lie together on huge pages
+// although each is smaller than one. A chunk goes back to the system with the last part in it.
 class Storage {
  public:
   Storage() = default;
-  ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
+  // Thread-safe.
   uint8_t* Allocate(int64_t bytes);
 
  private:
-  void* memory_ = nullptr;
+  class Chunk {
+   public:
+    explicit Chunk(int64_t bytes);
+    ~Chunk();
+    Chunk(const Chunk&) = delete;
+    Chunk& operator=(const Chunk&) = delete;
+    uint8_t* Take(int64_t bytes);  // null when it is full
+
+   private:
+    void* mapped_ = nullptr;
+    uint8_t* memory_ = nullptr;  // the first huge page of mapped_
+    int64_t mapped_bytes_ = 0, bytes_ = 0, used_ = 0;
+  };
+  std::shared_ptr<Chunk> chunk_;
 };
 
 struct PackedMatrix {

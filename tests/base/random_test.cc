@@ -43,5 +43,23 @@ TEST(RandomBits, EveryPartOfTheKeyCounts) {
   EXPECT_EQ(seen.size(), 7u);
 }
 
+TEST(RandomBits, ManyTokensAtOnceAreEachByItself) {
+  std::array<uint32_t, kRandomLanes> tokens;
+  std::array<uint64_t, kRandomLanes> bits;
+  for (uint64_t round = 0; round < 50; ++round) {
+    const uint64_t seed = 0x9E3779B97F4A7C15 * (round + 1), position = seed >> 17;
+    for (size_t i = 0; i < kRandomLanes; ++i) tokens[i] = static_cast<uint32_t>(seed >> i) * 7;
+    RandomBits(seed, 3, RandomPurpose::kAccept, position, tokens, bits);
+    for (size_t i = 0; i < kRandomLanes; ++i)
+      ASSERT_EQ(bits[i], RandomBits(seed, 3, RandomPurpose::kAccept, position, tokens[i])) << i;
+  }
+}
+
+TEST(UniformOf, IsNeverZeroAndNeverOne) {
+  EXPECT_EQ(UniformOf(0), 0x1p-53);
+  EXPECT_EQ(UniformOf(~uint64_t{0}), 1 - 0x1p-53);
+  EXPECT_EQ(UniformOf(uint64_t{1} << 63), 0.5 + 0x1p-53);
+}
+
 }  // namespace
 }  // namespace paceline

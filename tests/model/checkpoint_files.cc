@@ -6,6 +6,7 @@
 
 #include <bit>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -137,6 +138,22 @@ void Folder::Write(const std::string& name, const std::string& bytes) const {
 void Folder::WriteModel(const nlohmann::json& config, const Tensors& tensors) const {
   Write("config.json", config.dump());
   Write("model.safetensors", Safetensors(tensors));
+}
+
+Tensors ReadTensors(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::string all{std::istreambuf_iterator<char>(file), {}};
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, all.data(), 8);
+  Tensors tensors;
+  const nlohmann::json header = nlohmann::json::parse(all.substr(8, header_bytes));
+  for (const auto& [name, entry] : header.items()) {
+    if (name == "__metadata__") continue;
+    const size_t begin = entry["data_offsets"][0], end = entry["data_offsets"][1];
+    tensors[name] = {entry["dtype"], entry["shape"].get<std::vector<int64_t>>(),
+                     all.substr(8 + header_bytes + begin, end - begin)};
+  }
+  return tensors;
 }
 
 std::string WithHeader(const std::string& header, const std::string& data) {

@@ -49,6 +49,8 @@ class Folder {
 
 // A well-formed safetensors file.
 std::string Safetensors(const Tensors& tensors);
+// The tensors of a well-formed one.
+Tensors ReadTensors(const std::string& path);
 // A file with this header, whatever it says.
 std::string WithHeader(const std::string& header, const std::string& data);
 

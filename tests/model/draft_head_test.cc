@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/plain_decode.h"
 #include "model/int4_weights.h"
+#include "tests/model/checkpoint_files.h"
 #include "tests/testing/golden_case.h"
 
 namespace paceline {
@@ -74,6 +75,43 @@ TEST_F(DraftHeadTest, ChosenRowsAreTheWholeHeadsRowsInEveryFormat) {
         }
       }
     }
+  }
+}
+
+// A stored INT4 head: scales and zeros move with their rows.
+TEST_F(DraftHeadTest, ChosenRowsOfAnInt4HeadKeepTheirScalesAndZeros) {
+  constexpr int64_t kVocab = 1600, kHidden = 256;  // more than one piece of reading
+  std::mt19937 random(5);
+  std::vector<int32_t> words(kHidden / 8 * kVocab), zeros(2 * kVocab / 8);
+  for (int32_t& word : words) word = static_cast<int32_t>(random());
+  // The rows of the first piece have the usual zero, stored as 7; others lie around it.
+  for (size_t i = 0; i < zeros.size(); ++i) {
+    const bool usual = i % (kVocab / 8) < 1024 / 8;
+    zeros[i] = usual ? 0x77777777 : static_cast<int32_t>(random() & 0x77777777u);
+  }
+  std::vector<float> scales(2 * kVocab);
+  for (float& scale : scales) scale = static_cast<float>(1 + random() % 64) / 1024.0f;
+  testing::Tensors tensors = testing::SmallTensors();
+  tensors["model.embed_tokens.weight"] = testing::Bf16({kVocab, kHidden}, 3);
+  tensors.erase("lm_head.weight");
+  tensors["lm_head.qweight"] = {"I32", {kHidden / 8, kVocab}, testing::Bytes(words)};
+  tensors["lm_head.qzeros"] = {"I32", {2, kVocab / 8}, testing::Bytes(zeros)};
+  tensors["lm_head.scales"] = {"F32", {2, kVocab}, testing::Bytes(scales)};
+  nlohmann::json config = testing::SmallConfig();
+  config["vocab_size"] = kVocab;
+  config["quantization_config"] = {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 128}};
+  const testing::Folder folder;
+  folder.WriteModel(config, tensors);
+  const auto checkpoint = Checkpoint::Open(folder.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const std::vector<float> x = testing::Values(kHidden, 9);
+  const std::vector<float> all = Logits(*Load(**checkpoint, DraftHeadFormat::kStored, {}), x);
+  std::vector<TokenId> few;
+  for (TokenId id = 2; id < kVocab; id += 3) few.push_back(id);
+  for (const DraftHeadFormat format : {DraftHeadFormat::kStored, DraftHeadFormat::kInt4}) {
+    const auto some = Load(**checkpoint, format, few);
+    const std::vector<float> part = Logits(*some, x);
+    for (size_t i = 0; i < few.size(); ++i) ASSERT_EQ(part[i], all[few[i]]) << few[i];
   }
 }
 

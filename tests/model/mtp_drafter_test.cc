@@ -13,6 +13,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "model/int4_weights.h"
+#include "model/sampler.h"
+#include "tests/model/checkpoint_files.h"
 #include "tests/model/target.h"
 #include "tests/testing/golden_case.h"
 
@@ -165,58 +167,94 @@ INSTANTIATE_TEST_SUITE_P(Cases, MtpDrafterGolden, ::testing::ValuesIn(testing::G
                            return name;
                          });
 
-// ---------------------------------------------------------------- one case in depth
+// ---------------------------------------------------------------- in depth
 
-class MtpDrafterTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const GoldenCase c = CaseOf("mtp-equals-target");
-    target_ = std::make_unique<Target>(c.directory, testing::FastKernels());
-    for (const GoldenPrompt& p : c.prompts) {
-      if (p.prompt.size() + p.continuation.size() > prompt_ + text_.size() || text_.empty()) {
-        prompt_ = p.prompt.size();
-        text_ = TextOf(p);
-      }
-    }
-    states_ = target_->Run(text_);
-  }
-  Feed MakeFeed(MtpDrafter& drafter, int32_t id = 1, std::vector<int32_t> pages = {3, 1}) {
-    return Feed(*target_, drafter, id, text_, states_.normed, std::move(pages));
-  }
-
-  std::unique_ptr<Target> target_;
-  size_t prompt_ = 0;
-  std::vector<TokenId> text_;
-  Target::States states_;
-};
-
-TEST_F(MtpDrafterTest, EveryDraftIsRightAtEveryDepthWhenTheLayerEqualsTheTarget) {
-  const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_);
-  Feed feed = MakeFeed(*drafter);
-  feed.Commit(static_cast<int64_t>(prompt_));
+// Right drafts follow from the token alone there, so one case holds every depth to it.
+TEST(MtpEqualsTarget, EveryDraftIsRightAtEveryDepth) {
+  const GoldenCase c = CaseOf("mtp-equals-target");
+  Target target(c.directory, testing::FastKernels());
+  const std::unique_ptr<MtpDrafter> drafter = LoadStored(target);
   size_t compared = 0;
-  while (feed.left() > 1) {
-    const std::vector<TokenId> got = feed.Draft(kMaxDraft);
-    ASSERT_EQ(got.size(), static_cast<size_t>(kMaxDraft));
-    for (size_t i = 0; i < got.size() && feed.position() + 1 + i < text_.size(); ++i, ++compared)
-      ASSERT_EQ(got[i], text_[feed.position() + 1 + i]) << "depth " << i + 1 << " at " << feed.position();
-    feed.Commit(1);
+  for (const GoldenPrompt& p : c.prompts) {
+    const std::vector<TokenId> text = TextOf(p);
+    Feed feed(target, *drafter, 1, text, target.Run(text).normed, {3, 1});
+    feed.Commit(static_cast<int64_t>(p.prompt.size()));
+    for (; feed.left() > 1; feed.Commit(1)) {
+      const std::vector<TokenId> got = feed.Draft(kMaxDraft);
+      ASSERT_EQ(got.size(), static_cast<size_t>(kMaxDraft));
+      for (size_t i = 0; i < got.size() && feed.position() + 1 + i < text.size(); ++i, ++compared)
+        ASSERT_EQ(got[i], text[feed.position() + 1 + i]) << "depth " << i + 1 << " at " << feed.position();
+    }
   }
   EXPECT_GT(compared, 50u);
+}
+
+// A layer of random weights, random hidden states and 600 tokens: whatever a key or value changes, the best
+// token changes.
+class MtpDrafterTest : public ::testing::Test {
+ protected:
+  static constexpr int64_t kVocab = 600;
+
+  void SetUp() override {
+    testing::Tensors tensors = testing::SmallTensors();
+    nlohmann::json config = testing::SmallConfig();
+    config["vocab_size"] = kVocab;
+    tensors["model.embed_tokens.weight"] = testing::Bf16({kVocab, 256}, 71);
+    tensors["lm_head.weight"] = testing::Bf16({kVocab, 256}, 72);
+    folder_.WriteModel(config, tensors);
+    target_ = std::make_unique<Target>(folder_.path(), testing::FastKernels());
+    text_ = Text(120, 1);
+    hidden_ = Hidden(120, 1);
+  }
+  static std::vector<TokenId> Text(int64_t count, uint32_t seed) {
+    std::mt19937 random(seed);
+    std::vector<TokenId> text(static_cast<size_t>(count));
+    for (TokenId& token : text) token = static_cast<TokenId>(random() % kVocab);
+    return text;
+  }
+  std::vector<float> Hidden(int64_t rows, uint32_t seed) const {
+    return testing::Values(rows * target_->hidden(), seed + 1000);
+  }
+  Feed MakeFeed(MtpDrafter& drafter, int32_t id = 1, std::vector<int32_t> pages = {3, 1}) {
+    return Feed(*target_, drafter, id, text_, hidden_, std::move(pages));
+  }
+
+  testing::Folder folder_;
+  std::unique_ptr<Target> target_;
+  std::vector<TokenId> text_;
+  std::vector<float> hidden_;  // [text, hidden]
+};
+
+TEST_F(MtpDrafterTest, ATokenThatWasNotTheOneGuessedLeavesNothing) {
+  const Chains want = Judge(*target_, hidden_, text_, 4);
+  EXPECT_NE(want[20], want[21]);
+  const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_);
+  for (int64_t at = 1; at < 12; ++at) {
+    for (const bool again : {false, true}) {
+      Feed feed = MakeFeed(*drafter);
+      feed.Commit(at);
+      const TokenId other = (text_[static_cast<size_t>(at)] + 1) % kVocab;
+      EXPECT_NE(feed.DraftBehind(other, 8), Beginning(want[at - 1], 4));
+      if (again) {
+        EXPECT_EQ(feed.Draft(4), want[at - 1]);
+      }
+      // The slot was written behind the other token; the commit says otherwise.
+      for (const int64_t rows : {1, 2}) {
+        feed.Commit(rows);
+        EXPECT_EQ(feed.Draft(4), want[feed.position() - 1]) << "at " << at << ", then " << rows;
+        feed.DraftBehind(other, 8);
+      }
+    }
+  }
 }
 
 TEST_F(MtpDrafterTest, ManySequencesAtOnceEqualEachAlone) {
   const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_), alone = LoadStored(*target_);
   constexpr int32_t kSequences = 5;
   std::vector<Feed> together, single;
-  const auto reversed = [&](int64_t cut) {  // another text for each
-    std::vector<TokenId> text(text_.begin() + cut, text_.end());
-    std::reverse(text.begin(), text.end());
-    return text;
-  };
   for (int32_t i = 0; i < kSequences; ++i) {
-    const std::vector<TokenId> text = i == 0 ? text_ : reversed(i);
-    const std::vector<float> hidden = target_->Run(text).normed;
+    const std::vector<TokenId> text = Text(120, i);
+    const std::vector<float> hidden = Hidden(120, i);
     together.emplace_back(*target_, *drafter, i, text, hidden, std::vector<int32_t>{2 * i, 2 * i + 1});
     single.emplace_back(*target_, *alone, i, text, hidden, std::vector<int32_t>{1, 0});
   }
@@ -249,29 +287,30 @@ TEST_F(MtpDrafterTest, ManySequencesAtOnceEqualEachAlone) {
 
 // A stretch without drafts is longer than what may wait, so its keys and values are written on the way.
 TEST_F(MtpDrafterTest, ALongStretchWithoutDraftsLeavesWhatDraftingLeaves) {
-  std::vector<TokenId> text;
-  while (text.size() < 300) text.insert(text.end(), text_.begin(), text_.end());
-  const std::vector<float> hidden = target_->Run(text).normed;
+  const std::vector<TokenId> text = Text(300, 5);
+  const std::vector<float> hidden = Hidden(300, 5);
+  const Chains want = Judge(*target_, hidden, text, 8);
   const std::unique_ptr<MtpDrafter> quiet = LoadStored(*target_), busy = LoadStored(*target_);
   Feed a(*target_, *quiet, 1, text, hidden, {5, 6}), b(*target_, *busy, 1, text, hidden, {0, 8});
   for (const int64_t rows : {3, 61, 1, 1, 130}) {
     a.Commit(rows);
     b.Commit(rows);
-    b.Draft(3);
+    EXPECT_EQ(b.Draft(3), Beginning(want[b.position() - 1], 3));
   }
-  while (a.left() > 2) {
+  for (; a.left() > 12; b.Draft(2)) {
     a.Commit(1);
     b.Commit(1);
-    b.Draft(2);
   }
-  EXPECT_EQ(a.Draft(kMaxDraft), b.Draft(kMaxDraft));
-  EXPECT_EQ(a.Draft(2), Beginning(Judge(*target_, hidden, text, 2)[a.position() - 1], 2));
+  for (; a.left() > 2; a.Commit(1), b.Commit(1)) {
+    EXPECT_EQ(a.Draft(kMaxDraft), want[a.position() - 1]);
+    EXPECT_EQ(b.Draft(kMaxDraft), want[a.position() - 1]);
+  }
 }
 
 TEST_F(MtpDrafterTest, NumbersThatAreNoneEndOneChainOnly) {
   const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_);
   Feed good = MakeFeed(*drafter, 1, {3, 1});
-  std::vector<float> damaged = states_.normed;
+  std::vector<float> damaged = hidden_;
   damaged[9 * target_->hidden() + 1] = std::numeric_limits<float>::quiet_NaN();
   Feed bad(*target_, *drafter, 2, text_, damaged, {0, 2});
   good.Commit(10);
@@ -282,7 +321,7 @@ TEST_F(MtpDrafterTest, NumbersThatAreNoneEndOneChainOnly) {
   std::vector<DraftResult> results(2);
   ASSERT_TRUE(drafter->Draft(good.context(), requests, results).ok());
   EXPECT_TRUE(results[0].tokens.empty());
-  EXPECT_EQ(results[1].tokens, Beginning(Judge(*target_, states_.normed, text_, 4)[9], 4));
+  EXPECT_EQ(results[1].tokens, Beginning(Judge(*target_, hidden_, text_, 4)[9], 4));
 }
 
 TEST_F(MtpDrafterTest, AGapForgetsTheSequenceUntilItStartsAfresh) {
@@ -294,7 +333,7 @@ TEST_F(MtpDrafterTest, AGapForgetsTheSequenceUntilItStartsAfresh) {
   const std::vector<TokenId> want = feed.Draft(3);
   EXPECT_EQ(want.size(), 3u);
   drafter->Commit(feed.context(), {SequenceId(1), 20, std::span<const TokenId>(text_).subspan(20, 2),
-                                   states_.normed.data(), std::vector<int32_t>{3, 1}});
+                                   hidden_.data(), std::vector<int32_t>{3, 1}});
   EXPECT_EQ(drafter->Offer(SequenceId(1), 5).depth, 0);
   EXPECT_TRUE(feed.Draft(3).empty());
   EXPECT_EQ(drafter->open_sequences(), 0);
@@ -305,47 +344,274 @@ TEST_F(MtpDrafterTest, AGapForgetsTheSequenceUntilItStartsAfresh) {
 
 TEST_F(MtpDrafterTest, AChainEndsWithThePagesItHas) {
   const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_);
-  std::vector<TokenId> text;
-  while (text.size() < 256) text.insert(text.end(), text_.begin(), text_.end());
-  Feed feed(*target_, *drafter, 1, text, target_->Run(text).normed, {6});
+  Feed feed(*target_, *drafter, 1, Text(256, 6), Hidden(256, 6), {6});
   feed.Commit(253);
   EXPECT_EQ(feed.Draft(8).size(), 4u);  // slots 252 to 255
 }
 
-TEST_F(MtpDrafterTest, TheOtherTapIsAnotherDrafter) {
-  const std::unique_ptr<MtpDrafter> drafter =
-      Load(*target_, {.format = MtpFormat::kStored, .tap = MtpTap::kPreNorm});
-  const std::unique_ptr<MtpDrafter> post = LoadStored(*target_);
-  const GoldenCase c = CaseOf("mtp-equals-target");
-  Feed pre(*target_, *drafter, 1, text_, states_.residual, {3, 1});
-  Feed usual(*target_, *post, 1, text_, states_.normed, {3, 1});
-  Chains a, b;
-  while (pre.left() > 2) {
-    pre.Commit(1);
-    usual.Commit(1);
-    a.push_back(pre.Draft(3));
-    b.push_back(usual.Draft(3));
-    EXPECT_EQ(a.back().size(), 3u);
-  }
-  EXPECT_NE(states_.residual, states_.normed);
-}
-
 TEST_F(MtpDrafterTest, AVocabularyBoundsTheDrafts) {
   std::vector<TokenId> few;
-  for (TokenId id = 1; id < target_->checkpoint().config().vocab; id += 3) few.push_back(id);
-  std::vector<bool> has_token(static_cast<size_t>(target_->checkpoint().config().vocab), true);
+  for (TokenId id = 1; id < kVocab; id += 3) few.push_back(id);
+  std::vector<bool> has_token(kVocab, true);
   has_token[4] = has_token[7] = false;
   const std::unique_ptr<MtpDrafter> drafter =
       Load(*target_, {.format = MtpFormat::kStored, .vocabulary = few, .has_token = has_token});
   Feed feed = MakeFeed(*drafter);
+  size_t drafted = 0;
   while (feed.left() > 2) {
     feed.Commit(1);
     for (const TokenId id : feed.Draft(3)) {
+      ++drafted;
       EXPECT_EQ(id % 3, 1);
       EXPECT_NE(id, 4);
       EXPECT_NE(id, 7);
     }
   }
+  EXPECT_GT(drafted, 300u);
+  // A request that allows none of them has no drafts.
+  auto adjustments = std::make_shared<LogitAdjustments>();
+  adjustments->allowed = {4, 5, 6};
+  const Sampling sampling{.temperature = 0.7f, .adjustments = adjustments};
+  const SamplerState state;
+  DraftRequest request = feed.Request(4);
+  request.sampling = &sampling;
+  request.sampler = &state;
+  DraftResult result;
+  ASSERT_TRUE(drafter->Draft(feed.context(), {&request, 1}, {&result, 1}).ok());
+  EXPECT_TRUE(result.tokens.empty());
+}
+
+// ---------------------------------------------------------------- the trained model
+
+class DemoModel : public ::testing::Test {
+ protected:
+  struct Text {
+    std::vector<TokenId> tokens;
+    size_t prompt = 0;
+    Target::States states;
+  };
+  static void SetUpTestSuite() {
+    target_ = new Target(absl::StrCat(PACELINE_SOURCE_DIR, "/deploy/demo-model"), testing::FastKernels());
+    texts_ = new std::vector<Text>;
+    // Of deploy/demo-model/eval_prompts.json under the chat template: one each of chat, stories, python,
+    // json.
+    for (const std::vector<TokenId>& prompt : std::vector<std::vector<TokenId>>{
+             {4072, 295, 198, 647, 419, 705, 1135, 13, 4073, 198, 4072, 300, 198, 4074, 198},
+             {4072, 295, 198, 915, 354, 258, 893, 615, 13, 4073, 198, 4072, 300, 198, 4074, 198},
+             {4072, 295, 198,  40, 1617, 258, 1340, 489, 417, 1865, 2883, 258,
+              429,  276, 3462, 13, 4073, 198, 4072, 300, 198, 4074, 198},
+             {4072, 295,  198, 3161, 1089, 2268, 304,  2302, 752, 1009, 258, 607,  1079, 357, 261,  668, 1630,
+              11,   1086, 13,  1780, 538,  614,  1129, 1705, 13,  4073, 198, 4072, 300,  198, 4074, 198}}) {
+      Text text{.tokens = target_->Continue(prompt, 120), .prompt = prompt.size(), .states = {}};
+      const auto end = std::find(text.tokens.begin() + static_cast<int64_t>(prompt.size()), text.tokens.end(),
+                                 TokenId{4073});
+      if (end != text.tokens.end()) text.tokens.erase(end + 1, text.tokens.end());
+      text.states = target_->Run(text.tokens);
+      texts_->push_back(std::move(text));
+    }
+  }
+  static void TearDownTestSuite() {
+    delete texts_;
+    delete target_;
+  }
+
+  // Share of first drafts that are the target's greedy token.
+  struct Outcome {
+    Chains chains;
+    double first = 0;
+  };
+  static Outcome Draft(MtpDrafterOptions options, int32_t depth, bool residual = false) {
+    const std::unique_ptr<MtpDrafter> drafter = Load(*target_, std::move(options));
+    Outcome outcome;
+    for (const Text& text : *texts_) {
+      Feed feed(*target_, *drafter, 1, text.tokens, residual ? text.states.residual : text.states.normed,
+                {0, 1});
+      feed.Commit(static_cast<int64_t>(text.prompt));
+      for (; feed.left() > 1; feed.Commit(1)) {
+        outcome.chains.push_back(feed.Draft(depth));
+        outcome.first += outcome.chains.back()[0] == text.tokens[feed.position() + 1] ? 1 : 0;
+      }
+    }
+    outcome.first /= static_cast<double>(outcome.chains.size());
+    return outcome;
+  }
+  static double Agreement(const Chains& a, const Chains& b) {
+    EXPECT_EQ(a.size(), b.size());
+    double same = 0;
+    for (size_t i = 0; i < a.size(); ++i) same += a[i] == b[i] ? 1 : 0;
+    return same / static_cast<double>(a.size());
+  }
+
+  static Target* target_;
+  static std::vector<Text>* texts_;
+};
+
+Target* DemoModel::target_ = nullptr;
+std::vector<DemoModel::Text>* DemoModel::texts_ = nullptr;
+
+// The layer's weights lie on an INT4 grid: what is left of a difference is 8-bit activations and the head.
+TEST_F(DemoModel, Int4DraftsAreNearlyAlwaysTheStoredOnes) {
+  const Outcome stored = Draft({.format = MtpFormat::kStored}, 3);
+  EXPECT_GT(stored.chains.size(), 200u);
+  EXPECT_GT(stored.first, 0.93);
+  const Outcome int8_head = Draft({.int4_head = DraftHeadFormat::kInt8}, 3);
+  EXPECT_GT(Agreement(int8_head.chains, stored.chains), 0.95);
+  const Outcome int4_head = Draft({}, 3);
+  EXPECT_GT(Agreement(int4_head.chains, stored.chains), 0.9);
+  EXPECT_GT(int4_head.first, stored.first - 0.02);
+}
+
+// What is on disk is INT4; told as floats, it must come back code by code.
+TEST_F(DemoModel, Int4MadeAtLoadIsTheGridTheLayerWasTrainedOn) {
+  const auto check = [](const kernels::PlainLinear& stored) {
+    ASSERT_EQ(stored.format, kernels::WeightFormat::kInt4);
+    kernels::PlainLinear floats;
+    floats.outputs = stored.outputs;
+    floats.inputs = stored.inputs;
+    floats.data.resize(static_cast<size_t>(stored.outputs * stored.inputs) * 4);
+    std::vector<float> row(static_cast<size_t>(stored.inputs));
+    for (int64_t n = 0; n < stored.outputs; ++n) {
+      WidenRow(stored, n, row.data());
+      std::copy_n(row.data(), row.size(), reinterpret_cast<float*>(floats.data.data()) + n * stored.inputs);
+    }
+    MakeInt4(floats);
+    std::vector<float> again(row.size());
+    for (int64_t n = 0; n < stored.outputs; ++n) {
+      WidenRow(stored, n, row.data());
+      WidenRow(floats, n, again.data());
+      ASSERT_EQ(again, row) << "row " << n;
+    }
+  };
+  check(*target_->checkpoint().ReadLinear("mtp.fc"));
+  check(*target_->checkpoint().ReadLinear("mtp.layers.0.self_attn.q_proj"));
+  const kernels::PlainExpert expert = *target_->checkpoint().ReadExpert("mtp.layers.0.mlp", 3);
+  check(expert.gate);
+  check(expert.down);
+}
+
+TEST_F(DemoModel, TheOtherTapIsAnotherAndWorseDrafter) {
+  const Outcome post = Draft({.format = MtpFormat::kStored}, 2);
+  const Outcome pre = Draft({.format = MtpFormat::kStored, .tap = MtpTap::kPreNorm}, 2, /*residual=*/true);
+  // The first draft differs by what the target hands over, the second also by what the layer feeds back.
+  EXPECT_NE(pre.chains, post.chains);
+  EXPECT_LT(pre.first, post.first);
+}
+
+// Drafts of a sampled request share the target's noise: another seed, other drafts.
+TEST_F(DemoModel, SampledDraftsFollowSeedPenaltiesAndAllowedIds) {
+  const std::unique_ptr<MtpDrafter> drafter = Load(*target_, {});
+  const Text& text = (*texts_)[1];
+  Feed feed(*target_, *drafter, 1, text.tokens, text.states.normed, {1, 0});
+  feed.Commit(60);
+  SamplerState state;
+  state.Reset(static_cast<int64_t>(text.prompt));
+  state.Append(std::span<const TokenId>(text.tokens).subspan(0, 61));
+  const auto draft = [&](const Sampling& sampling) {
+    DraftRequest request = feed.Request(kMaxDraft);
+    request.sampling = &sampling;
+    request.sampler = &state;
+    DraftResult result;
+    EXPECT_TRUE(drafter->Draft(feed.context(), {&request, 1}, {&result, 1}).ok());
+    return result;
+  };
+  Chains seen;
+  for (uint64_t seed = 1; seed <= 4; ++seed) {
+    const Sampling hot{.temperature = 3.0f, .seed = seed};
+    seen.push_back(draft(hot).tokens);
+    EXPECT_EQ(seen.back().size(), static_cast<size_t>(kMaxDraft));
+    EXPECT_EQ(draft(hot).tokens, seen.back());
+    EXPECT_TRUE(draft(hot).distributions.empty());
+  }
+  EXPECT_NE(seen[0], seen[1]);
+  EXPECT_NE(seen[2], seen[3]);
+  EXPECT_EQ(draft({.temperature = 1.0f, .top_k = 1, .seed = 5}).tokens, draft(kGreedy).tokens);
+
+  // Five ids and a penalty for each use: no draft repeats one in front of it, so its own chain counts.
+  auto adjustments = std::make_shared<LogitAdjustments>();
+  adjustments->allowed = {300, 301, 305, 615, 1705};
+  const DraftResult penalised =
+      draft({.temperature = 0.0f, .frequency_penalty = 1000.0f, .adjustments = adjustments});
+  std::vector<TokenId> first(penalised.tokens.begin(), penalised.tokens.begin() + 3);
+  EXPECT_THAT(first, ::testing::Each(::testing::AnyOfArray(adjustments->allowed)));
+  std::sort(first.begin(), first.end());
+  EXPECT_EQ(std::unique(first.begin(), first.end()), first.end());
+
+  const DraftResult rejection =
+      draft({.temperature = 1.5f, .seed = 9, .acceptance = AcceptanceRule::kRejection});
+  ASSERT_EQ(rejection.distributions.size(), rejection.tokens.size());
+  for (size_t i = 0; i < rejection.tokens.size(); ++i) {
+    double total = 0, own = 0;
+    for (const SparseDistribution::Entry& e : rejection.distributions[i].entries) {
+      total += e.probability;
+      own += e.token == rejection.tokens[i] ? e.probability : 0;
+    }
+    EXPECT_NEAR(total, 1.0, 1e-9);
+    EXPECT_GT(own, 0.0);
+  }
+}
+
+// With one noise for both, a good drafter is right far more often than its and the target's chances would
+// have it; noise of another place or another seed does not do that.
+TEST_F(DemoModel, SampledDraftsAreCoupledToTheTargetsDraws) {
+  const std::unique_ptr<MtpDrafter> drafter = Load(*target_, {.format = MtpFormat::kStored});
+  const Text& text = (*texts_)[1];
+  const int64_t vocab = target_->checkpoint().config().vocab;
+  const Batch none;
+  const StepContext step{target_->table, target_->pool, target_->workspace,
+                         kernels::ActivationContract::kInt16, none};
+  std::vector<float> logits(static_cast<size_t>(vocab));
+  const auto draw = [&](const float* hidden, const Sampling& sampling, int64_t position) {
+    target_->head().ForwardHeld(step, hidden, 1, logits.data(), vocab);
+    return *SampleToken(target_->table, target_->pool, logits, sampling, position);
+  };
+  int32_t first = 0, second = 0, others = 0, count = 0;
+  const int64_t width = target_->hidden();
+  Feed feed(*target_, *drafter, 1, text.tokens, text.states.normed, {1, 0});
+  feed.Commit(static_cast<int64_t>(text.prompt));
+  for (; feed.left() > 1; feed.Commit(1), ++count) {
+    const int64_t at = feed.position();
+    const Sampling sampling{.temperature = 2.5f, .seed = 77}, other{.temperature = 2.5f, .seed = 78};
+    SamplerState state;
+    state.Append(std::span<const TokenId>(text.tokens).subspan(0, at + 1));
+    DraftRequest request = feed.Request(2);
+    request.sampling = &sampling;
+    request.sampler = &state;
+    DraftResult result;
+    ASSERT_TRUE(drafter->Draft(feed.context(), {&request, 1}, {&result, 1}).ok());
+    ASSERT_EQ(result.tokens.size(), 2u);
+    const float* here = text.states.normed.data() + at * width;
+    first += result.tokens[0] == draw(here, sampling, at + 1) ? 1 : 0;
+    others += result.tokens[0] == draw(here, other, at + 1) ? 1 : 0;
+    std::vector<TokenId> drafted(text.tokens.begin(), text.tokens.begin() + at + 1);
+    drafted.push_back(result.tokens[0]);
+    const std::vector<float> hidden = target_->Run(drafted).normed;
+    second += result.tokens[1] == draw(hidden.data() + (at + 1) * width, sampling, at + 2) ? 1 : 0;
+  }
+  EXPECT_GT(count, 80);
+  EXPECT_GT(first, others + count / 5) << second << " of " << count;
+  EXPECT_GT(second, others + count / 5) << first << " of " << count;
+}
+
+// The draft of a subset is the best of the subset: a second drafter whose best is in it drafts the same.
+TEST_F(DemoModel, AVocabularyGivesTheBestOfItsIds) {
+  const Outcome whole = Draft({.format = MtpFormat::kStored}, 1);
+  std::vector<bool> half(static_cast<size_t>(target_->checkpoint().config().vocab));
+  std::vector<TokenId> ids;
+  for (size_t id = 0; id < half.size(); ++id) {
+    half[id] = id % 2 == 0;
+    if (half[id]) ids.push_back(static_cast<TokenId>(id));
+  }
+  const Outcome some = Draft({.format = MtpFormat::kStored, .vocabulary = ids}, 1);
+  const Outcome masked = Draft({.format = MtpFormat::kStored, .has_token = half}, 1);
+  EXPECT_EQ(some.chains, masked.chains);
+  int64_t kept = 0;
+  for (size_t i = 0; i < whole.chains.size(); ++i) {
+    EXPECT_EQ(some.chains[i][0] % 2, 0);
+    if (whole.chains[i][0] % 2 != 0) continue;
+    EXPECT_EQ(some.chains[i][0], whole.chains[i][0]);
+    ++kept;
+  }
+  EXPECT_GT(kept, 20);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The model alone, step by step.
 #include "tests/model/target.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "base/check.h"
@@ -25,13 +26,16 @@ Target::Target(const std::string& directory, const kernels::KernelTable& kernel_
   experts_ = *ExpertStore::Load(*checkpoint_, placement_, RankId(0), table, pool, {});
   head_ = *LmHead::Load(*checkpoint_, *ResolveHeadFormat(*checkpoint_, HeadFormat::kAuto), {}, table);
   caches_ = std::make_unique<Caches>(checkpoint_->config(), kernels::KvDtype::kBF16, 1, kPages);
+  states_.Add(&caches_->kv_state());
+  states_.Add(&caches_->gdn_state());
 }
 
 void Target::Forward(std::span<const TokenId> tokens, int64_t first, States& states) {
   const ModelConfig& config = checkpoint_->config();
   int32_t pages[kPages];
   std::iota(pages, pages + kPages, 0);
-  if (first == 0) caches_->ResetSlot(0);
+  constexpr SequenceId kSequence(1);
+  if (first == 0) states_.Open(kSequence, 0);
   states.normed.resize(tokens.size() * static_cast<size_t>(config.hidden));
   states.residual.resize(states.normed.size());
   for (size_t done = 0; done < tokens.size();) {
@@ -44,11 +48,13 @@ void Target::Forward(std::span<const TokenId> tokens, int64_t first, States& sta
     const StepContext context{table, pool, workspace, kernels::ActivationContract::kInt16, batch};
     std::vector<uint8_t> errors(batch.rows);
     const size_t at = done * static_cast<size_t>(config.hidden);
-    CHECK(decoder_
-              ->Forward(context, tokens.subspan(done, batch.rows), *caches_, *experts_, placement_, nullptr,
-                        StepId(0), false, states.normed.data() + at, errors.data(),
-                        states.residual.data() + at)
-              .ok());
+    states_.Extend(kSequence, batch.runs[0].first_position, batch.rows, false);
+    const absl::StatusOr<const float*> residual =
+        decoder_->Forward(context, tokens.subspan(done, batch.rows), *caches_, *experts_, placement_, nullptr,
+                          StepId(0), false, states.normed.data() + at, errors.data());
+    CHECK(residual.ok());
+    std::copy_n(*residual, batch.rows * config.hidden, states.residual.data() + at);
+    states_.Commit(kSequence, batch.runs[0].first_position + batch.rows);
     done += batch.rows;
   }
   workspace.Reset();

@@ -45,6 +45,7 @@ class Target {
   std::unique_ptr<ExpertStore> experts_;
   std::unique_ptr<LmHead> head_;
   std::unique_ptr<Caches> caches_;
+  StateRegistry states_;  // of caches_
 };
 
 // The vector backend where this machine has it: the bits are those of the reference.

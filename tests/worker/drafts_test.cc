@@ -36,22 +36,6 @@ std::vector<TokenId> TextOf(const GoldenCase& c) {
   return text;
 }
 
-testing::Tensors ReadTensors(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string all{std::istreambuf_iterator<char>(file), {}};
-  uint64_t header_bytes = 0;
-  std::memcpy(&header_bytes, all.data(), 8);
-  testing::Tensors tensors;
-  const nlohmann::json header = nlohmann::json::parse(all.substr(8, header_bytes));
-  for (const auto& [name, entry] : header.items()) {
-    if (name == "__metadata__") continue;
-    const size_t begin = entry["data_offsets"][0], end = entry["data_offsets"][1];
-    tensors[name] = {entry["dtype"], entry["shape"].get<std::vector<int64_t>>(),
-                     all.substr(8 + header_bytes + begin, end - begin)};
-  }
-  return tensors;
-}
-
 // The case's folder with some tensors left out.
 class Thinned {
  public:
@@ -61,7 +45,7 @@ class Thinned {
         std::filesystem::copy_file(entry.path(),
                                    std::filesystem::path(folder_.path()) / entry.path().filename());
     }
-    testing::Tensors tensors = ReadTensors(c.directory + "/model.safetensors");
+    testing::Tensors tensors = testing::ReadTensors(c.directory + "/model.safetensors");
     left_out = std::erase_if(tensors, [&](const auto& item) { return leaves_out(item.first); });
     folder_.Write("model.safetensors", testing::Safetensors(tensors));
   }
