@@ -1,5 +1,5 @@
-// Flags that several commands share, each group added by one function. Beside options.cc and usage_error.cc
-// the only place that knows the parser.
+// Flags that several commands share, each group added by one function. The parser, which is slow to compile,
+// comes in here alone; nobody but options.cc and usage_error.cc includes this.
 #pragma once
 
 #include <CLI/CLI.hpp>

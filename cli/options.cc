@@ -1,7 +1,6 @@
 // The parser's side of every command: one function each.
 #include "cli/options.h"
 
-#include <CLI/CLI.hpp>
 #include <cmath>
 
 #include "base/error.h"

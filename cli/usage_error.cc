@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cli/option_groups.h"
 
 namespace paceline::cli {
 namespace {

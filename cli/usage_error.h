@@ -1,8 +1,12 @@
 // What a wrong command line is answered with: a sentence, and the nearest word that would have been right.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
+
+namespace CLI {
+class App;
+class Error;
+}  // namespace CLI
 
 namespace paceline::cli {
 
