@@ -111,6 +111,7 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LoadTrunk(const TrunkRequest& reques
   options.head_id = request.head_id;
   options.has_token = request.has_token;
   options.fingerprint = ClusterFingerprint(FingerprintsOf(request.contract));
+  options.drafting = request.drafting;
   options.progress = request.progress;
   return LocalTrunk::Load(*request.checkpoint, request.placement, request.peers, std::move(options));
 }
@@ -125,6 +126,12 @@ TrunkInfo InfoBeforeLoading(const TrunkRequest& request, const std::string& name
   info.slots = request.slots;
   info.pages = PagesFor(config, KvDtypeOf(request.contract), request.slots);
   info.has_mtp = config.mtp_layers > 0 && request.checkpoint->missing_mtp().empty();
+  if (request.drafting.mtp) {
+    info.drafters.push_back(DraftSource::kMtp);
+    info.mtp_format = request.drafting.format == MtpFormat::kStored ? "stored" : "int4";
+  }
+  if (request.drafting.suffix) info.drafters.push_back(DraftSource::kSuffix);
+  info.draft_refusal = request.draft_refusal;
   info.lm_head = request.contract.lm_head;
   info.layers = request.placement.layers();
   return info;

@@ -43,6 +43,8 @@ struct TrunkRequest {
   Compute compute;
   int32_t slots = 1;            // sequences at once
   std::vector<bool> has_token;  // ids that may be drawn; empty: all
+  DraftingOptions drafting;
+  std::string draft_refusal;  // why `drafting` leaves the MTP layer out; empty when it does not
   LoadCallback progress;
 };
 absl::StatusOr<std::unique_ptr<LocalTrunk>> LoadTrunk(const TrunkRequest& request);

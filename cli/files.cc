@@ -1,4 +1,4 @@
-// Reading what the command line names.
+// Reading and writing what the command line names.
 #include "cli/files.h"
 
 #include <cerrno>
@@ -25,6 +25,21 @@ absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
     return Error(errors::kOption, absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
   }
   return content.str();
+}
+
+absl::Status WriteWholeFile(const std::string& path, const std::string& content) {
+  std::ofstream file(path, std::ios::binary);
+  file << content;
+  file.close();
+  if (file) return absl::OkStatus();
+  return Error(errors::kOption,
+               absl::StrCat("cannot write ", path, "; give a file in a folder that can be written"));
+}
+
+absl::StatusOr<std::variant<std::string, std::vector<TokenId>>> ReadPrompt(const PromptOptions& prompt) {
+  if (!prompt.tokens_json.empty()) return ReadTokensJson(prompt.tokens_json);
+  if (!prompt.file.empty()) return ReadWholeFile(prompt.file);
+  return prompt.text.value_or("");
 }
 
 absl::StatusOr<std::vector<TokenId>> ReadTokensJson(const std::string& path) {

@@ -1,7 +1,6 @@
 // `generate`: one prompt, against a directory or a running head. Text streams to stdout; statistics go to
 // stderr, or everything at the end as JSON.
 #include <cstdio>
-#include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -10,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/deferred_trunk.h"
+#include "cli/drafting.h"
 #include "cli/files.h"
 #include "cli/head.h"
 #include "cli/report.h"
@@ -23,19 +23,21 @@ namespace {
 
 absl::StatusOr<GenerateRequest> RequestOf(const GenerateOptions& options) {
   GenerateRequest request;
-  if (!options.prompt.tokens_json.empty()) {
-    ASSIGN_OR_RETURN(request.input, ReadTokensJson(options.prompt.tokens_json));
-  } else if (!options.prompt.file.empty()) {
-    ASSIGN_OR_RETURN(request.input, ReadWholeFile(options.prompt.file));
-  } else {
-    request.input = options.prompt.text.value_or("");
-  }
+  ASSIGN_OR_RETURN(request.input, ReadPrompt(options.prompt));
   const SamplingFlags& flags = options.sampling;
   if (flags.temperature) request.sampling.temperature = static_cast<float>(*flags.temperature);
   if (flags.top_p) request.sampling.top_p = static_cast<float>(*flags.top_p);
   if (flags.min_p) request.sampling.min_p = static_cast<float>(*flags.min_p);
   request.sampling.top_k = flags.top_k;
   request.sampling.seed = flags.seed;
+  if (flags.presence_penalty) request.sampling.presence_penalty = static_cast<float>(*flags.presence_penalty);
+  if (flags.frequency_penalty)
+    request.sampling.frequency_penalty = static_cast<float>(*flags.frequency_penalty);
+  if (flags.repetition_penalty)
+    request.sampling.repetition_penalty = static_cast<float>(*flags.repetition_penalty);
+  for (const auto& [id, bias] : flags.logit_bias) request.sampling.logit_bias[id] = static_cast<float>(bias);
+  request.speculation = SpeculationOf(options.head.drafting.draft);
+  if (flags.acceptance == "rejection") request.speculation.acceptance = AcceptanceRule::kRejection;
   request.stopping.max_tokens = options.max_tokens;
   request.stopping.ignore_eos = options.ignore_eos;
   request.hash_logits = options.logits_hash;
@@ -54,12 +56,7 @@ nlohmann::json AnswerJson(const GenerationResult& result, bool has_text) {
   out["usage"] = {{"prompt_tokens", result.end.usage.prompt_tokens},
                   {"completion_tokens", result.end.usage.completion_tokens},
                   {"total_tokens", result.end.usage.prompt_tokens + result.end.usage.completion_tokens}};
-  const SpeculationStats& s = result.end.speculation;
-  out["speculation"] = {{"method", s.method},
-                        {"steps", s.steps},
-                        {"drafted", s.drafted},
-                        {"accepted", s.accepted},
-                        {"accepted_per_position", s.accepted_per_position}};
+  out["speculation"] = SpeculationJson(result.end.speculation);
   out["timings"] = {{"prefill_s", result.end.timings.prefill_s}, {"decode_s", result.end.timings.decode_s}};
   return out;
 }
@@ -97,21 +94,16 @@ class TextStream {
 absl::Status Report(const GenerateOptions& options, const nlohmann::json& answer,
                     const GenerationResult& result, const std::string& cluster_line) {
   if (options.json) std::printf("%s\n", answer.dump().c_str());
-  if (!options.json_file.empty()) {
-    std::ofstream file(options.json_file);
-    file << answer.dump() << "\n";
-    file.close();
-    if (!file)
-      return Error(errors::kOption,
-                   absl::StrCat("cannot write ", options.json_file,
-                                " (--json-file); give a file in a folder that can be written"));
-  }
+  if (!options.json_file.empty())
+    RETURN_IF_ERROR(WriteWholeFile(options.json_file, absl::StrCat(answer.dump(), "\n")));
   if (!options.json) {
     StdErr().Line(absl::StrFormat(
         "%d prompt token%s in %.2f s, %d token%s at %.1f tok/s; %s; seed %d", result.end.usage.prompt_tokens,
         result.end.usage.prompt_tokens == 1 ? "" : "s", result.end.timings.prefill_s,
         result.end.usage.completion_tokens, result.end.usage.completion_tokens == 1 ? "" : "s",
         DecodeRate(result), cluster_line, result.end.seed));
+    const std::string drafts = SpeculationLine(result.end.speculation, result.end.usage.completion_tokens);
+    if (!drafts.empty()) StdErr().Line(drafts);
   }
   return absl::OkStatus();
 }
@@ -125,6 +117,7 @@ absl::Status GenerateRemote(const GenerateOptions& options) {
   ASSIGN_OR_RETURN(const GenerationResult result, client.Generate(std::move(request), std::ref(stream)));
   stream.End();
   nlohmann::json answer = AnswerJson(result, true);
+  answer["speculation"]["distinct_experts"] = nullptr;
   answer["cluster"] = {{"nodes", result.end.nodes},
                        {"epoch", result.end.epoch.value()},
                        {"fingerprint", result.end.fingerprint},
@@ -148,6 +141,7 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   DeferredTrunk trunk(head->info());
   SchedulerOptions scheduling;
   scheduling.prefill_chunk = options.head.options.prefill_chunk;
+  scheduling.speculation = head->speculation();
   Engine engine({.trunk = &trunk, .tokenizer = head->tokenizer(), .cluster = &head->cluster()},
                 head->defaults(), scheduling);
   // A wrong request is refused before a large model is loaded for it.
@@ -158,12 +152,14 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   TextStream stream(!options.json, head->tokenizer() != nullptr);
   absl::StatusOr<GenerationResult> result = RunGeneration(engine, std::move(request), std::ref(stream));
   engine.Stop();
+  const EngineStats stats = engine.stats();
   RETURN_IF_ERROR(result.status());
   stream.End();
 
   const ExchangeCounters counters = head->trunk()->counters();
   nlohmann::json answer = AnswerJson(*result, head->tokenizer() != nullptr);
   answer["cluster"] = ClusterJson(*head, counters);
+  answer["speculation"]["distinct_experts"] = DistinctExpertsJson(stats.distinct_experts);
   const int nodes = config.nodes;
   return Report(options, answer, *result,
                 absl::StrFormat("%d node%s, %.0f bytes exchanged per layer", nodes, nodes == 1 ? "" : "s",

@@ -61,6 +61,8 @@ absl::Status Head::Start() {
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Load(options.model);
   tokenizer_status_ = tokenizer.status();
   if (tokenizer.ok()) tokenizer_ = *std::move(tokenizer);
+  ASSIGN_OR_RETURN(drafting_, ResolveDrafting(options.drafting, *checkpoint_, tokenizer_.get()));
+  if (!drafting_.refusal.empty()) StdErr().Line(absl::StrCat("warning: ", drafting_.refusal));
 
   ClusterConfig cluster;
   cluster.placement = placement_;
@@ -146,6 +148,8 @@ TrunkRequest Head::MakeTrunkRequest() const {
   request.head_id = cluster_->head_id();
   request.contract = contract_;
   request.compute = compute_;
+  request.drafting = drafting_.trunk;
+  request.draft_refusal = drafting_.refusal;
   request.slots = config_.slots;
   return request;
 }

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "cli/compute.h"
+#include "cli/drafting.h"
 #include "cli/options.h"
 #include "coordinator/sampling_defaults.h"
 #include "coordinator/tokenizer.h"
@@ -44,6 +45,8 @@ class Head {
   const Checkpoint& checkpoint() const { return *checkpoint_; }
   const ContractOptions& contract() const { return contract_; }
   const Compute& compute() const { return compute_; }
+  // What the controller may do with what the trunk loads.
+  const SpeculationPolicy& speculation() const { return drafting_.policy; }
   // Null when the directory holds no tokenizer.json; tokenizer_status() says why.
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   const absl::Status& tokenizer_status() const { return tokenizer_status_; }
@@ -71,6 +74,7 @@ class Head {
   Compute compute_;
   std::string known_answer_;
   ContractOptions contract_;
+  Drafting drafting_;
   Placement placement_;
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<Tokenizer> tokenizer_;

@@ -1,14 +1,12 @@
-// The only file that knows the parser: it is slow to compile. One function per group of flags, one per
-// command.
+// The parser's side of every command: one function each.
 #include "cli/options.h"
 
-#include <CLI/CLI.hpp>
-#include <algorithm>
-#include <charconv>
-#include <functional>
-#include <numeric>
+#include <cmath>
 
 #include "base/error.h"
+#include "base/step.h"
+#include "cli/option_groups.h"
+#include "cli/usage_error.h"
 
 #ifndef PACELINE_VERSION
 #error "cli/CMakeLists.txt defines PACELINE_VERSION"
@@ -19,222 +17,10 @@ namespace {
 
 constexpr int kHelpColumn = 34;
 
-// Adds flags with their environment twins under one heading of the help.
-class Group {
- public:
-  Group(CLI::App* app, std::string heading) : app_(app), heading_(std::move(heading)) {}
-
-  template <class T>
-  CLI::Option* Add(const std::string& name, T& value, const std::string& help) {
-    return Finish(app_->add_option("--" + name, value, help), name);
-  }
-  template <class T>
-  CLI::Option* AddDefault(const std::string& name, T& value, const std::string& help) {
-    return Add(name, value, help)->capture_default_str();
-  }
-  CLI::Option* Choice(const std::string& name, std::string& value, const std::vector<std::string>& choices,
-                      const std::string& help) {
-    return AddDefault(name, value, help)
-        ->check(OneOf(choices))
-        ->option_text(Join(choices) + " [" + value + "]");
-  }
-  CLI::Option* Flag(const std::string& name, bool& value, const std::string& help) {
-    return Finish(app_->add_flag("--" + name, value, help), name)->option_text(" ");
-  }
-
- private:
-  static std::string Join(const std::vector<std::string>& words) {
-    std::string out;
-    for (const std::string& word : words) out += (out.empty() ? "" : "|") + word;
-    return out;
-  }
-  static CLI::Validator OneOf(const std::vector<std::string>& choices) {
-    return CLI::Validator(
-        [choices](std::string& value) {
-          if (std::find(choices.begin(), choices.end(), value) != choices.end()) return std::string();
-          return "expected one of " + Join(choices) + ", got '" + value + "'";
-        },
-        "");
-  }
-  CLI::Option* Finish(CLI::Option* option, const std::string& name) {
-    std::string twin = "PACELINE_" + name;
-    for (char& c : twin) c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-    // A script appends its own flags to a command line it was given: the last of two wins.
-    if (option->get_items_expected_max() == 1) option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-    return option->envname(twin)->group(heading_);
-  }
-
-  CLI::App* app_;
-  std::string heading_;
-};
-
-CLI::Validator Whole(int64_t low, int64_t high) {
-  return CLI::Validator(
-      [low, high](std::string& text) {
-        int64_t value = 0;
-        if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return std::string();
-        return "expected a whole number from " + std::to_string(low) + " to " + std::to_string(high) +
-               ", got '" + text + "'";
-      },
-      "");
-}
-
-// The parser's own conversion takes -1, and all that is too large, for the largest number.
-CLI::Validator Unsigned() {
-  return CLI::Validator(
-      [](std::string& text) {
-        uint64_t value = 0;
-        const char* const end = text.data() + text.size();
-        const auto read = std::from_chars(text.data(), end, value);
-        if (read.ec == std::errc() && read.ptr == end) return std::string();
-        return "expected a whole number from 0 to 18446744073709551615, got '" + text + "'";
-      },
-      "");
-}
-
-CLI::Validator Real(double low, double high) {
-  return CLI::Validator(
-      [low, high](std::string& text) {
-        double value = 0;
-        if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high) return std::string();
-        std::ostringstream out;
-        out << "expected a number from " << low << " to " << high << ", got '" << text << "'";
-        return out.str();
-      },
-      "");
-}
-
-constexpr int64_t kMany = int64_t{1} << 31;
-
-void AddModelArgument(CLI::App* app, std::string& model, const char* help) {
-  app->add_option("model", model, help)
-      ->required()
-      ->envname("PACELINE_MODEL")
-      ->type_name("MODEL")
-      ->group("Arguments");
-}
-
-void AddCompute(CLI::App* app, ComputeOptions& compute) {
-  Group group(app, "Computing");
-  group.Choice("backend", compute.backend, {"reference", "cpu", "cuda"},
-               "Who computes: plain loops, vector code, a GPU; the first two give the same bits");
-  group
-      .Choice("isa", compute.isa, {"avx2", "avx512", "vnni", "amx", "amx-emulated"},
-              "Instructions of the cpu backend; the best this machine has by default")
-      ->option_text("avx2|avx512|vnni|amx|amx-emulated");
-  group
-      .Add("threads", compute.threads,
-           "Compute threads of each process; by default cores / ranks on this machine")
-      ->check(Whole(1, 4096))
-      ->option_text("N");
-}
-
-void AddCluster(CLI::App* app, ClusterOptions& cluster) {
-  Group group(app, "Cluster");
-  group.AddDefault("local-workers", cluster.local_workers, "Workers on this machine, besides the head")
-      ->check(Whole(0, 64))
-      ->option_text("N [" + std::to_string(cluster.local_workers) + "]");
-  group
-      .AddDefault("placement", cluster.placement,
-                  "Who holds which experts: contiguous, strided, sliced, or a file of rules")
-      ->option_text("KIND|FILE [contiguous]");
-  group.Choice("link", cluster.link, {"loopback", "tcp", "ucx", "nccl"},
-               "How activations travel; with loopback local workers are threads of this process");
-  group.Flag("insecure-links", cluster.insecure_links,
-             "Allow unencrypted connections off this machine, on a network that only trusted machines reach");
-  group
-      .Add("simulate-link", cluster.simulate_link,
-           "Delay every worker link: rtt=500us,jitter=50us,bandwidth=10Gbit,seed=1")
-      ->option_text("SPEC");
-  group.Flag("head-split", cluster.head_split, "Cut the LM head's rows over all ranks");
-  group
-      .AddDefault("heartbeat-timeout", cluster.heartbeat_timeout_ms,
-                  "Silence after which a worker is lost, in milliseconds")
-      ->check(Whole(200, 600000))
-      ->option_text("MS [900]");
-}
-
-void AddModelOptions(CLI::App* app, ModelOptions& options, bool draft) {
-  Group group(app, "Model");
-  group.AddDefault("prefill-chunk", options.prefill_chunk, "Prompt rows per step")
-      ->check(Whole(1, 65536))
-      ->option_text("N [64]");
-  group.Choice("kv-dtype", options.kv_dtype, {"bf16", "fp32"}, "Format of the KV cache");
-  group.Choice("lm-head", options.lm_head, {"auto", "stored", "int8"},
-               "auto: a 16-bit head of more than 65,536 rows becomes INT8 per row at load");
-  group.Choice("activations", options.activations, {"int16", "int8"},
-               "Activations in front of integer weights");
-  group.Choice("float-math", options.float_math, {"portable", "native"},
-               "portable: the same bits on every device; native: the device's own matrix units");
-  group.Choice("mtp-format", options.mtp_format, {"int4", "stored"}, "Format of the drafting layer");
-  if (!draft) return;
-  group.AddDefault("draft", options.draft, "Tokens drafted per step")
-      ->check(CLI::Validator(
-          [](std::string& value) {
-            int64_t depth = 0;
-            if (value == "auto" || value == "off") return std::string();
-            if (CLI::detail::lexical_cast(value, depth) && depth >= 0 && depth <= 16) return std::string();
-            return "expected auto, off, or a number from 0 to 16, got '" + value + "'";
-          },
-          ""))
-      ->option_text("auto|off|K [" + options.draft + "]");
-}
-
-void AddHead(CLI::App* app, HeadOptions& head, const char* model_help, bool draft) {
-  AddModelArgument(app, head.model, model_help);
-  AddCluster(app, head.cluster);
-  AddModelOptions(app, head.options, draft);
-  AddCompute(app, head.compute);
-}
-
-// Flags of which one is given.
-using Sources = std::vector<CLI::Option*>;
-
-int Given(const Sources& sources) {
-  return static_cast<int>(
-      std::count_if(sources.begin(), sources.end(), [](const CLI::Option* o) { return o->count() > 0; }));
-}
-
-// A flag on the command line wins over the environment twins of all its alternatives, not of itself alone.
-void PreferFlags(const Sources& sources, int argc, const char* const* argv) {
-  const auto named = [&](const CLI::Option* option) {
-    const std::string name = "--" + option->get_lnames().front();
-    return std::any_of(argv, argv + argc, [&name](const std::string& word) {
-      return word == name || word.rfind(name + "=", 0) == 0;
-    });
-  };
-  if (std::none_of(sources.begin(), sources.end(), named)) return;
-  for (CLI::Option* option : sources) {
-    if (!named(option)) option->envname("");
-  }
-}
-
-Sources AddPrompt(CLI::App* app, PromptOptions& prompt) {
-  Group group(app, "Prompt");
-  const Sources sources = {
-      group.Add("prompt", prompt.text, "The text; special tokens are recognised, nothing is added")
-          ->option_text("TEXT"),
-      group.Add("prompt-file", prompt.file, "A file of UTF-8 text, every byte of it")->option_text("FILE"),
-      group.Add("prompt-tokens-json", prompt.tokens_json, "A file holding a JSON array of token ids")
-          ->option_text("FILE")};
-  app->callback([sources] {
-    if (Given(sources) > 1)
-      throw CLI::ValidationError("prompt",
-                                 "give one of --prompt, --prompt-file, --prompt-tokens-json, not several");
-    if (Given(sources) == 0) {
-      throw CLI::ValidationError(
-          "prompt", "give a prompt: --prompt TEXT, --prompt-file FILE or --prompt-tokens-json FILE");
-    }
-  });
-  return sources;
-}
-
-void AddJson(CLI::App* app, bool& json) {
-  Group(app, "Output").Flag("json", json, "One JSON object on stdout");
-}
-
 void AddServe(CLI::App* app, ServeOptions& serve) {
-  AddHead(app, serve.head, "Directory of a Hugging Face checkpoint", true);
+  AddHead(app, serve.head, "Directory of a Hugging Face checkpoint");
+  AddDraft(app, serve.head.drafting);
+  AddDrafters(app, serve.head.drafting);
   Group group(app, "Serving");
   const CLI::Validator port = Whole(0, 65535);
   group.AddDefault("host", serve.host, "Address of every listener")->option_text("ADDRESS [127.0.0.1]");
@@ -296,9 +82,19 @@ void AddWorker(CLI::App* app, WorkerOptions& worker, bool& insecure_links) {
   });
 }
 
-Sources AddGenerate(CLI::App* app, GenerateOptions& generate) {
+// ID=VALUE.
+bool ReadBias(const std::string& text, std::pair<int32_t, double>& entry) {
+  const size_t equals = text.find('=');
+  return equals != std::string::npos && equals > 0 && text.front() >= '0' && text.front() <= '9' &&
+         CLI::detail::lexical_cast(text.substr(0, equals), entry.first) && entry.first >= 0 &&
+         CLI::detail::lexical_cast(text.substr(equals + 1), entry.second) && std::isfinite(entry.second);
+}
+
+Sources AddGenerate(CLI::App* app, GenerateOptions& generate, std::vector<std::string>& logit_bias) {
   Sources sources = AddPrompt(app, generate.prompt);
-  AddHead(app, generate.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head", true);
+  AddHead(app, generate.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head");
+  AddDraft(app, generate.head.drafting);
+  AddDrafters(app, generate.head.drafting);
   Group group(app, "Sampling");
   group.Add("max-tokens", generate.max_tokens, "Tokens at most; default: what is left of the context")
       ->check(Whole(1, kMany))
@@ -317,6 +113,32 @@ Sources AddGenerate(CLI::App* app, GenerateOptions& generate) {
   group.Add("min-p", generate.sampling.min_p, "Drop those below this share of the likeliest")
       ->check(Real(0, 1))
       ->option_text("P");
+  group.Add("presence-penalty", generate.sampling.presence_penalty, "Off every id generated so far")
+      ->check(Real(-100, 100))
+      ->option_text("X");
+  group
+      .Add("frequency-penalty", generate.sampling.frequency_penalty,
+           "Off an id for every time it was generated")
+      ->check(Real(-100, 100))
+      ->option_text("X");
+  group
+      .Add("repetition-penalty", generate.sampling.repetition_penalty,
+           "Logits above 0 of ids in prompt or text are divided by it, others multiplied")
+      ->check(Real(1e-6, 1e6))
+      ->option_text("X");
+  group.Add("logit-bias", logit_bias, "Added to the logit of one id; may be repeated")
+      ->check(CLI::Validator(
+          [](std::string& text) {
+            std::pair<int32_t, double> entry;
+            return ReadBias(text, entry)
+                       ? std::string()
+                       : "expected ID=VALUE with a token id and a number, got '" + text + "'";
+          },
+          ""))
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->option_text("ID=VALUE");
+  group.Choice("acceptance", generate.sampling.acceptance, {"coupled", "rejection"},
+               "When a draft counts: coupled never changes the text; rejection keeps the distribution only");
   group
       .Add("seed", generate.sampling.seed, "The same seed gives the same text; default random, and returned")
       ->check(Unsigned())
@@ -331,7 +153,9 @@ Sources AddGenerate(CLI::App* app, GenerateOptions& generate) {
 }
 
 void AddScore(CLI::App* app, ScoreOptions& score) {
-  AddHead(app, score.head, "Directory of a checkpoint", false);
+  AddHead(app, score.head, "Directory of a checkpoint");
+  score.head.drafting.draft = "off";  // it draws no tokens; --drafts runs the layer by itself
+  AddMtpFormat(app, score.head.drafting);
   Group group(app, "Scoring");
   group.Add("tokens-json", score.tokens_json, "A file holding a JSON array of token ids")
       ->required()
@@ -356,7 +180,10 @@ void AddBenchLink(CLI::App* app, BenchLinkOptions& bench) {
 }
 
 void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
-  AddHead(app, bench.head, "Directory of a checkpoint", true);
+  AddHead(app, bench.head, "Directory of a checkpoint");
+  bench.head.drafting.draft = "off";
+  AddDraft(app, bench.head.drafting);
+  AddDrafters(app, bench.head.drafting);
   Group measuring(app, "Measuring");
   measuring.Add("rows", bench.rows, "Rows per step, comma separated")
       ->delimiter(',')
@@ -366,6 +193,58 @@ void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
       ->check(Whole(0, 1 << 20))
       ->option_text("N [512]");
   AddJson(app, bench.json);
+}
+
+Sources AddBenchDraft(CLI::App* app, BenchDraftOptions& bench) {
+  Sources sources = AddPrompt(app, bench.prompt, /*required=*/false);
+  AddHead(app, bench.head, "Directory of a checkpoint");
+  AddDrafters(app, bench.head.drafting);
+  Group measuring(app, "Measuring");
+  bench.depths = {"0", "1", "2", "3", "4", "5", "6", "auto"};
+  measuring.Add("depths", bench.depths, "Depths to compare, comma separated; 0: plain")
+      ->delimiter(',')
+      ->check(CLI::Validator(
+          [](std::string& value) {
+            return value == "off" ? "expected 0 for plain decoding, got 'off'" : std::string();
+          },
+          ""))
+      ->check(AutoOffOr(0, kMaxDraft))
+      ->option_text("K,K,..,auto [0,1,2,3,4,5,6,auto]");
+  measuring
+      .Add("assume-acceptance", bench.head.drafting.assume_acceptance,
+           "Take a draft for right with this probability; by default what the model says")
+      ->check(Real(0, 1))
+      ->option_text("P");
+  measuring.AddDefault("tokens", bench.tokens, "Tokens of one measurement")
+      ->check(Whole(2, 1 << 20))
+      ->option_text("N [128]");
+  measuring.AddDefault("rounds", bench.rounds, "Measurements of each depth; the median counts")
+      ->check(Whole(1, 1 << 20))
+      ->option_text("R [3]");
+  AddJson(app, bench.json);
+  return sources;
+}
+
+Sources AddVerify(CLI::App* app, VerifyOptions& verify) {
+  Sources sources = AddPrompt(app, verify.prompt, /*required=*/false);
+  verify.head.cluster.local_workers = 1;
+  AddHead(app, verify.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head");
+  verify.head.drafting.draft = "4";
+  Group(app, kDrafting)
+      .AddDefault("draft", verify.depth, "Tokens drafted per step in the drafted runs")
+      ->check(Whole(1, kMaxDraft))
+      ->option_text("K [4]");
+  AddDrafters(app, verify.head.drafting);
+  Group group(app, "Verifying");
+  group.AddDefault("max-tokens", verify.max_tokens, "Tokens of every run")
+      ->check(Whole(1, kMany))
+      ->option_text("N [64]");
+  group.AddDefault("temperature", verify.temperature, "Of the seeded runs")
+      ->check(Real(0, 1e6))
+      ->option_text("X [0.8]");
+  group.AddDefault("seed", verify.seed, "Of the seeded runs")->check(Unsigned())->option_text("N [1]");
+  AddJson(app, verify.json);
+  return sources;
 }
 
 Sources AddTokenize(CLI::App* app, TokenizeOptions& tokenize, bool& no_parse_special) {
@@ -380,8 +259,14 @@ Sources AddTokenize(CLI::App* app, TokenizeOptions& tokenize, bool& no_parse_spe
                "A file holding a JSON array of token ids, to be turned into text")
           ->option_text("FILE")};
   group.Flag("no-parse-special", no_parse_special, "Read special tokens in the text as plain text");
+  CLI::Option* counts = Group(app, "Output")
+                            .Add("counts", tokenize.counts,
+                                 "Write how often each id came, for --draft-vocab (with --text-file)")
+                            ->option_text("FILE");
   AddJson(app, tokenize.json);
-  app->callback([sources, &tokenize, &no_parse_special] {
+  app->callback([sources, counts, &tokenize, &no_parse_special] {
+    if (counts->count() > 0 && !tokenize.decode_json.empty())
+      throw CLI::ValidationError("--counts", "counts the ids of a text: give --text-file FILE with it");
     if (Given(sources) != 1)
       throw CLI::ValidationError("input", "give one of --text TEXT, --text-file FILE, --decode-json FILE");
     tokenize.parse_special = !no_parse_special;
@@ -419,92 +304,6 @@ void AddSynth(CLI::App* app, SynthOptions& synth) {
   group.AddDefault("seed", synth.seed, "Of the weights")->check(Unsigned())->option_text("N [1]");
 }
 
-// Edits between two words: letters added, dropped or changed.
-size_t EditDistance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t change = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, change}));
-    }
-  }
-  return row[b.size()];
-}
-
-// The nearest of `words`, if it is near at all.
-std::string Nearest(const std::string& word, const std::vector<std::string>& words) {
-  std::string best;
-  size_t distance = std::max<size_t>(2, word.size() / 3) + 1;
-  for (const std::string& candidate : words) {
-    const size_t d = EditDistance(word, candidate);
-    if (d < distance) {
-      distance = d;
-      best = candidate;
-    }
-  }
-  return best;
-}
-
-// The command the user is in: the deepest one named.
-CLI::App* Deepest(CLI::App* app) {
-  while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
-  return app;
-}
-
-std::string FullName(const CLI::App* app) {
-  return app->get_parent() == nullptr ? "paceline" : FullName(app->get_parent()) + " " + app->get_name();
-}
-
-std::string Suggestion(CLI::App* app) {
-  const std::vector<std::string> extras = app->remaining(true);
-  for (const std::string& extra : extras) {
-    if (extra.empty()) continue;
-    std::vector<std::string> words;
-    if (extra.front() == '-') {
-      for (const CLI::Option* option : app->get_options()) {
-        for (const std::string& name : option->get_lnames()) words.push_back("--" + name);
-      }
-    } else {
-      for (const CLI::App* sub : app->get_subcommands([](CLI::App*) { return true; }))
-        words.push_back(sub->get_name());
-    }
-    const std::string near = Nearest(extra.substr(0, extra.find('=')), words);
-    return "unknown " + std::string(extra.front() == '-' ? "flag " : "argument ") + extra +
-           (near.empty() ? "" : "; did you mean " + near + "?");
-  }
-  return {};
-}
-
-std::string UsageError(CLI::App* root, const std::string& what) {
-  const std::string name = FullName(Deepest(root));
-  std::string message(Error(errors::kOption, what).message());
-  return "error: " + message + "\nsee: " + name + " --help\n";
-}
-
-std::string Describe(CLI::App* root, const CLI::Error& error) {
-  CLI::App* app = Deepest(root);
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
-    const std::string suggestion = Suggestion(app);
-    if (!suggestion.empty()) return suggestion;
-  }
-  if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && !app->remaining(true).empty()) {
-    // An unknown flag is the likelier mistake than the argument it kept from being read.
-    const std::string suggestion = Suggestion(app);
-    if (!suggestion.empty()) return suggestion;
-  }
-  if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr &&
-      !app->get_subcommands([](CLI::App*) { return true; }).empty()) {
-    std::string commands;
-    for (const CLI::App* sub : app->get_subcommands([](CLI::App*) { return true; })) {
-      commands += (commands.empty() ? "" : ", ") + sub->get_name();
-    }
-    return "give a command: " + commands;
-  }
-  return error.what();
-}
-
 }  // namespace
 
 Parsed ParseCommandLine(int argc, const char* const* argv) {
@@ -520,8 +319,11 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   WorkerOptions worker;
   GenerateOptions generate;
   ScoreOptions score;
+  VerifyOptions verify;
   BenchStepOptions bench_step;
+  BenchDraftOptions bench_draft;
   BenchLinkOptions bench_link;
+  std::vector<std::string> logit_bias;
   TokenizeOptions tokenize;
   StatusOptions status;
   SynthOptions synth;
@@ -534,19 +336,25 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* generate_app =
       root.add_subcommand("generate", "Continue one prompt, from a directory or a running head");
   CLI::App* score_app = root.add_subcommand("score", "Log-probabilities of given tokens");
+  CLI::App* verify_app = root.add_subcommand(
+      "verify", "Prove that drafting, ranks and batches leave the tokens alone; exit 0 equal, 1 different");
   CLI::App* bench_app = root.add_subcommand("bench", "Measure");
   bench_app->require_subcommand(1);
   CLI::App* step_app =
       bench_app->add_subcommand("step", "Whole model steps, as a share of the read bandwidth");
+  CLI::App* draft_app =
+      bench_app->add_subcommand("draft", "Speed of drafting at several depths, beside plain decoding");
   CLI::App* link_app = bench_app->add_subcommand("link", "Round trips of the exchange's message sizes");
   CLI::App* tokenize_app = root.add_subcommand("tokenize", "Text to token ids, or back");
   CLI::App* status_app = root.add_subcommand("status", "What runs where");
   CLI::App* synth_app = root.add_subcommand("synth", "Make a random checkpoint with a real model's shapes");
   AddServe(serve_app, serve);
   AddWorker(worker_app, worker, worker_insecure_links);
-  PreferFlags(AddGenerate(generate_app, generate), argc, argv);
+  PreferFlags(AddGenerate(generate_app, generate, logit_bias), argc, argv);
   AddScore(score_app, score);
+  PreferFlags(AddVerify(verify_app, verify), argc, argv);
   AddBenchStep(step_app, bench_step);
+  PreferFlags(AddBenchDraft(draft_app, bench_draft), argc, argv);
   AddBenchLink(link_app, bench_link);
   PreferFlags(AddTokenize(tokenize_app, tokenize, no_parse_special), argc, argv);
   AddStatus(status_app, status);
@@ -555,6 +363,16 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   Parsed parsed;
   try {
     root.parse(argc, argv);
+    const std::string wrong = *generate_app
+                                  ? MeantForADirectory(generate_app, generate.head.model, argc, argv)
+                              : *verify_app ? MeantForADirectory(verify_app, verify.head.model, argc, argv)
+                                            : "";
+    if (!wrong.empty()) throw CLI::ValidationError(wrong);
+    if (*generate_app && generate.sampling.acceptance == "rejection" && generate.sampling.seed) {
+      throw CLI::ValidationError(
+          "--acceptance rejection",
+          "under this rule a seed does not fix the text; leave --seed out, or take --acceptance coupled");
+    }
   } catch (const CLI::CallForHelp&) {
     const CLI::App* asked = Deepest(&root);
     parsed.out = asked->help(asked->get_parent() == nullptr ? "" : FullName(asked->get_parent()));
@@ -571,11 +389,14 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
     parsed.err = UsageError(&root, error.what());
     return parsed;
   }
+  for (const std::string& entry : logit_bias) ReadBias(entry, generate.sampling.logit_bias.emplace_back());
   if (*serve_app) parsed.invocation = serve;
   if (*worker_app) parsed.invocation = worker;
   if (*generate_app) parsed.invocation = generate;
   if (*score_app) parsed.invocation = score;
+  if (*verify_app) parsed.invocation = verify;
   if (*step_app) parsed.invocation = bench_step;
+  if (*draft_app) parsed.invocation = bench_draft;
   if (*link_app) parsed.invocation = bench_link;
   if (*tokenize_app) parsed.invocation = tokenize;
   if (*status_app) parsed.invocation = status;

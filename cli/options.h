@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -37,8 +38,16 @@ struct ModelOptions {
   std::string lm_head = "auto";         // auto, stored, int8
   std::string activations = "int16";    // int16, int8
   std::string float_math = "portable";  // portable, native
-  std::string mtp_format = "int4";      // int4, stored
-  std::string draft = "auto";           // auto, off, or a number; not a flag of every command
+};
+
+// Who guesses tokens, and how many a step verifies. Not flags of every command; `score` drafts by itself.
+struct DraftingFlags {
+  std::string draft = "auto";         // auto, off, or a number from 0 to 8
+  std::string drafter = "auto";       // auto, mtp, suffix
+  std::string mtp_format = "int4";    // int4, stored
+  std::string mtp_tap = "post-norm";  // post-norm, pre-norm
+  std::string draft_vocab = "32768";  // a number of ids, all, or a file
+  double assume_acceptance = -1;      // bench only; below 0: off
 };
 
 // Everything a head is made from.
@@ -47,6 +56,7 @@ struct HeadOptions {
   ComputeOptions compute;
   ClusterOptions cluster;
   ModelOptions options;
+  DraftingFlags drafting;
 };
 
 struct ServeOptions {
@@ -80,7 +90,12 @@ struct SamplingFlags {
   std::optional<int64_t> top_k;
   std::optional<double> top_p;
   std::optional<double> min_p;
+  std::optional<double> presence_penalty;
+  std::optional<double> frequency_penalty;
+  std::optional<double> repetition_penalty;
+  std::vector<std::pair<int32_t, double>> logit_bias;  // id, what is added to its logit
   std::optional<uint64_t> seed;
+  std::string acceptance = "coupled";  // coupled, rejection
 };
 
 struct GenerateOptions {
@@ -116,11 +131,31 @@ struct BenchLinkOptions {
   bool json = false;
 };
 
+struct VerifyOptions {
+  HeadOptions head;      // head.model: a directory, or grpc://HOST:PORT
+  PromptOptions prompt;  // none: one that is built in
+  int64_t max_tokens = 64;
+  int depth = 4;             // drafts per step of the drafted runs
+  double temperature = 0.8;  // of the seeded runs
+  uint64_t seed = 1;
+  bool json = false;
+};
+
+struct BenchDraftOptions {
+  HeadOptions head;
+  PromptOptions prompt;             // none: one that is built in
+  std::vector<std::string> depths;  // numbers and "auto"
+  int64_t tokens = 128;             // of one measurement
+  int rounds = 3;
+  bool json = false;
+};
+
 struct TokenizeOptions {
   std::string model;
   std::optional<std::string> text;
   std::string text_file;
   std::string decode_json;
+  std::string counts;  // a file to write, JSON: id -> how often it came
   bool parse_special = true;
   bool json = false;
 };
@@ -140,8 +175,9 @@ struct SynthOptions {
   uint64_t seed = 1;
 };
 
-using Invocation = std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, BenchStepOptions,
-                                BenchLinkOptions, TokenizeOptions, StatusOptions, SynthOptions>;
+using Invocation =
+    std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions, BenchStepOptions,
+                 BenchDraftOptions, BenchLinkOptions, TokenizeOptions, StatusOptions, SynthOptions>;
 
 // Either an invocation, or what to print and the status to exit with (help, version, a usage error).
 struct Parsed {

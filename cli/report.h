@@ -4,6 +4,8 @@
 
 #include "base/step.h"
 #include "cli/head.h"
+#include "coordinator/engine.h"
+#include "coordinator/request.h"
 #include "nlohmann/json.hpp"
 
 namespace paceline::cli {
@@ -16,6 +18,15 @@ nlohmann::json ExactFloat(float x);
 
 // {"nodes", "epoch", "fingerprint", "leaves_per_node", "bytes_per_layer"}.
 nlohmann::json ClusterJson(const Head& head, const ExchangeCounters& counters);
+
+// {"mtp": {"steps", "drafted", "accepted"}, ..} of the sources that drafted.
+nlohmann::json PerSourceJson(const SpeculationStats& stats);
+// Everything the counts of one generation say.
+nlohmann::json SpeculationJson(const SpeculationStats& stats);
+// {"bounds": [..], "layers": [[steps with at most bounds[0] experts, .., with more than the last], ..]}.
+nlohmann::json DistinctExpertsJson(const std::vector<ExpertHistogram>& layers);
+// "mtp: 1.9 tokens per step, 40 of 80 drafts accepted (0.7 0.4), 41 steps"; empty when nothing was drafted.
+std::string SpeculationLine(const SpeculationStats& stats, int64_t tokens);
 
 // Bytes of both directions per layer exchange, 0 without workers.
 double BytesPerLayer(const ExchangeCounters& counters);

@@ -81,7 +81,11 @@ absl::Status Serve(const ServeOptions& options) {
   DeferredTrunk trunk(head->info());
   SchedulerOptions scheduling;
   scheduling.prefill_chunk = options.head.options.prefill_chunk;
-  Engine engine({.trunk = &trunk, .tokenizer = head->tokenizer(), .cluster = &head->cluster()},
+  scheduling.speculation = head->speculation();
+  Engine engine({.trunk = &trunk,
+                 .tokenizer = head->tokenizer(),
+                 .cluster = &head->cluster(),
+                 .log = [](const std::string& line) { StdErr().Line(line); }},
                 head->defaults(), scheduling);
   ApiServer api(engine, head->cluster());
   ASSIGN_OR_RETURN(const int grpc_port, api.Start(options.host, options.grpc_port));

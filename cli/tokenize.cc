@@ -1,9 +1,10 @@
-// `tokenize`: text to ids, or ids to text and the pieces a stream would emit.
+// `tokenize`: text to ids, or ids to text and the pieces a stream would emit; and how often each id comes.
 #include <cstdio>
 
 #include "base/status.h"
 #include "cli/commands.h"
 #include "cli/console.h"
+#include "cli/draft_vocabulary.h"
 #include "cli/files.h"
 #include "coordinator/tokenizer.h"
 #include "nlohmann/json.hpp"
@@ -38,6 +39,11 @@ absl::Status Encode(const Tokenizer& tokenizer, const TokenizeOptions& options) 
     ASSIGN_OR_RETURN(text, ReadWholeFile(options.text_file));
   }
   ASSIGN_OR_RETURN(const std::vector<TokenId> ids, tokenizer.Encode(text, options.parse_special));
+  if (!options.counts.empty()) {
+    RETURN_IF_ERROR(WriteWholeFile(options.counts, CountsToJson(ids)));
+    // Ids of a whole corpus would only fill the terminal.
+    if (!options.json) return absl::OkStatus();
+  }
   if (options.json) {
     std::printf("{\"token_ids\":%s}\n", TokensToJson(ids).c_str());
     return absl::OkStatus();

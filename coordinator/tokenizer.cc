@@ -86,13 +86,15 @@ class BpeTokenizer final : public Tokenizer {
   bool HasToken(TokenId id) const override { return table_.Has(id); }
   bool IsSpecial(TokenId id) const override { return id >= 0 && id < table_.size() && special_[id]; }
   int64_t size() const override { return table_.size(); }
+  std::span<const TokenId> ByRank() const override { return ranked_; }
 
  private:
   absl::Status ReadVocabulary(const TokenizerFile& file, const ModelOptions& options);
   absl::Status ReadAdded(const TokenizerFile& file, Ids ids);
 
   TokenTable table_;
-  std::vector<bool> special_;  // [size()]
+  std::vector<bool> special_;    // [size()]
+  std::vector<TokenId> ranked_;  // bytes, then results of merges
   bool nfc_ = false;
   AddedTokenMatcher raw_added_;         // matched in the text as it comes
   AddedTokenMatcher normalized_added_;  // matched in what is left, normalised
@@ -159,6 +161,14 @@ absl::Status BpeTokenizer::ReadVocabulary(const TokenizerFile& file, const Model
     }
     merges.push_back(merge);
   }
+  std::vector<bool> seen(static_cast<size_t>(table_.size()));
+  const auto rank = [&](TokenId id) {
+    if (id < 0 || seen[static_cast<size_t>(id)]) return;
+    seen[static_cast<size_t>(id)] = true;
+    ranked_.push_back(id);
+  };
+  for (const TokenId id : byte_tokens) rank(id);
+  for (const Bpe::Merge& merge : merges) rank(merge.result);
   bpe_ = std::make_unique<Bpe>(byte_tokens, merges, std::move(whole));
   return ReadAdded(file, std::move(ids));
 }

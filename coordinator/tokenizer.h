@@ -35,6 +35,9 @@ class Tokenizer {
   virtual bool IsSpecial(TokenId id) const = 0;
   // One past the largest id that has a token.
   virtual int64_t size() const = 0;
+  // Ids in the order in which text is merged: single bytes, then what the merges make, by rank, each once.
+  // Frequent pieces come early. Added tokens are not among them.
+  virtual std::span<const TokenId> ByRank() const = 0;
 
   // The whole text of ids, U+FFFD for bytes that form no code point.
   std::string Decode(std::span<const TokenId> ids) const;

@@ -25,7 +25,7 @@ using Bytes = std::span<const std::byte>;
 // A longer message is refused, by the sender and by the receiver before it allocates.
 inline constexpr int64_t kMaxMessageBytes = int64_t{256} << 20;
 
-// One end of a connection between two ranks. Owned by one thread, except Abort().
+// One end of a connection between two ranks. Owned by one thread, except Wake() and Abort().
 class Link {
  public:
   virtual ~Link() = default;
@@ -40,8 +40,12 @@ class Link {
   // stay valid until the next call of TryReceive. An arrived message is never empty.
   virtual absl::StatusOr<Bytes> TryReceive() = 0;
 
-  // Sleeps until something may have arrived, Abort() was called, or the deadline passed. May return early.
+  // Sleeps until something may have arrived, Wake() or Abort() was called, or the deadline passed. May return
+  // early.
   virtual void Wait(TimePoint deadline) = 0;
+
+  // Thread-safe. A sleeping Wait returns early; where none sleeps, the next one does.
+  virtual void Wake() = 0;
 
   // Thread-safe. Every call from now on fails with `why`; a sleeping Wait returns.
   virtual void Abort(absl::Status why) = 0;

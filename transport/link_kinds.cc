@@ -31,9 +31,14 @@ WakeEvent::WakeEvent() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) { CHECK_GE(
 WakeEvent::~WakeEvent() { close(fd_); }
 
 void WakeEvent::Signal() {
-  // Never drained: an aborted link stays awake. EAGAIN would mean that it is signalled already.
+  // EAGAIN would mean that it is signalled already.
   const uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = write(fd_, &one, sizeof(one));
+}
+
+void WakeEvent::Drain() {
+  uint64_t count = 0;
+  [[maybe_unused]] const ssize_t got = read(fd_, &count, sizeof(count));
 }
 
 absl::StatusOr<size_t> MessageSize(std::span<const Bytes> parts) {

@@ -30,7 +30,7 @@ class AbortFlag {
   absl::Status why_;
 };
 
-// An eventfd that wakes a poll(). write and drain are thread-safe.
+// An eventfd that wakes a poll(). Thread-safe.
 class WakeEvent {
  public:
   WakeEvent();
@@ -39,6 +39,8 @@ class WakeEvent {
   WakeEvent& operator=(const WakeEvent&) = delete;
   int fd() const { return fd_; }
   void Signal();
+  // Forgets all signals so far.
+  void Drain();
 
  private:
   int fd_;

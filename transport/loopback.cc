@@ -81,8 +81,18 @@ class LoopbackLink final : public Link {
 
   void Wait(TimePoint deadline) override {
     std::unique_lock lock(in_->mutex);
-    in_->wake.wait_until(lock, deadline,
-                         [this] { return !in_->messages.empty() || in_->closed || abort_.raised(); });
+    in_->wake.wait_until(lock, deadline, [this] {
+      return !in_->messages.empty() || in_->closed || woken_ || abort_.raised();
+    });
+    woken_ = false;
+  }
+
+  void Wake() override {
+    {
+      const std::lock_guard lock(in_->mutex);
+      woken_ = true;
+    }
+    in_->wake.notify_all();
   }
 
   void Abort(absl::Status why) override {
@@ -112,6 +122,7 @@ class LoopbackLink final : public Link {
   std::shared_ptr<Pipe> out_;
   std::shared_ptr<Pipe> in_;
   std::vector<std::byte> current_;
+  bool woken_ = false;  // under in_->mutex
   int64_t taken_ = 0;
   int64_t bytes_ = 0;
   AbortFlag abort_;

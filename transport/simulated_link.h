@@ -29,7 +29,9 @@ struct SimulationOptions {
 // s, bandwidth in bit, Kbit, Mbit or Gbit. InvalidArgument (CFG-002) names the key.
 absl::StatusOr<SimulationOptions> ParseSimulation(std::string_view text);
 
-// Time passes on `clock`; the owner must call TryReceive or Wait for anything to move.
+// On Clock::Real() a thread of the link's own moves messages when they are due, whatever its owner does
+// meanwhile. On any other clock there is no thread: what is due moves in Send, TryReceive and Wait. What is
+// on the wire when the link is destroyed is lost.
 std::unique_ptr<Link> WrapSimulated(std::unique_ptr<Link> inner, const SimulationOptions& options,
                                     Clock& clock);
 

@@ -148,7 +148,10 @@ class TcpLink final : public Link {
     if (send_failed_.ok()) send_failed_ = Flush();
     if (!send_failed_.ok()) return;
     PollUntil(socket_.fd(), static_cast<short>(pending() ? POLLIN | POLLOUT : POLLIN), wake_, deadline);
+    wake_.Drain();  // an abort is seen by its flag
   }
+
+  void Wake() override { wake_.Signal(); }
 
   void Abort(absl::Status why) override {
     abort_.Raise(std::move(why));

@@ -236,7 +236,10 @@ class UcxLink final : public Link {
     progress_->Run();
     if (Ready() || !Dead().ok()) return;
     progress_->Sleep(wake_, deadline);
+    wake_.Drain();  // an abort is seen by its flag
   }
+
+  void Wake() override { wake_.Signal(); }
 
   void Abort(absl::Status why) override {
     abort_.Raise(std::move(why));

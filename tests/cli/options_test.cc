@@ -59,7 +59,11 @@ TEST_F(OptionsTest, ServeHasTheDefaultsOfTheContract) {
   EXPECT_EQ(serve.head.cluster.link, "tcp");
   EXPECT_EQ(serve.head.cluster.placement, "contiguous");
   EXPECT_EQ(serve.head.compute.backend, "cpu");
-  EXPECT_EQ(serve.head.options.draft, "auto");
+  EXPECT_EQ(serve.head.drafting.draft, "auto");
+  EXPECT_EQ(serve.head.drafting.drafter, "auto");
+  EXPECT_EQ(serve.head.drafting.mtp_format, "int4");
+  EXPECT_EQ(serve.head.drafting.mtp_tap, "post-norm");
+  EXPECT_EQ(serve.head.drafting.draft_vocab, "32768");
   EXPECT_FALSE(serve.head.cluster.head_split);
 }
 
@@ -167,6 +171,83 @@ TEST_F(OptionsTest, ASeedIsNoNegativeNumber) {
   }
 }
 
+TEST_F(OptionsTest, DraftingIsAutoOffOrADepth) {
+  for (const char* depth : {"auto", "off", "0", "8"})
+    EXPECT_EQ(Get<GenerateOptions>({"generate", "m", "--prompt", "a", "--draft", depth}).head.drafting.draft,
+              depth);
+  for (const char* depth : {"9", "-1", "on", "1.5"})
+    ExpectUsageError({"generate", "m", "--prompt", "a", "--draft", depth}, {"--draft", "0 to 8", depth});
+  const auto serve = Get<ServeOptions>({"serve", "m", "--drafter", "suffix", "--mtp-format", "stored",
+                                        "--mtp-tap", "pre-norm", "--draft-vocab", "all"});
+  EXPECT_EQ(serve.head.drafting.drafter, "suffix");
+  EXPECT_EQ(serve.head.drafting.mtp_format, "stored");
+  EXPECT_EQ(serve.head.drafting.mtp_tap, "pre-norm");
+  EXPECT_EQ(serve.head.drafting.draft_vocab, "all");
+  ExpectUsageError({"serve", "m", "--draft-vocab", "0"}, {"--draft-vocab", "from 1", "all, or a file"});
+  ExpectUsageError({"serve", "m", "--drafter", "oracle"}, {"--drafter", "auto|mtp|suffix", "oracle"});
+  // Forced acceptance makes text up: it belongs to benches.
+  ExpectUsageError({"generate", "m", "--prompt", "a", "--assume-acceptance", "0.5"},
+                   {"unknown flag --assume-acceptance"});
+}
+
+TEST_F(OptionsTest, PenaltiesAndBiases) {
+  const auto generate = Get<GenerateOptions>({"generate", "m", "--prompt", "a", "--presence-penalty", "0.5",
+                                              "--frequency-penalty", "-0.25", "--repetition-penalty", "1.1",
+                                              "--logit-bias", "7=-100", "--logit-bias", "12=1.5"});
+  EXPECT_EQ(generate.sampling.presence_penalty, 0.5);
+  EXPECT_EQ(generate.sampling.frequency_penalty, -0.25);
+  EXPECT_EQ(generate.sampling.repetition_penalty, 1.1);
+  EXPECT_EQ(generate.sampling.logit_bias, (std::vector<std::pair<int32_t, double>>{{7, -100.0}, {12, 1.5}}));
+  for (const char* bias : {"7", "=1", "7=", "x=1", "-1=1", "7=much", "7=nan"})
+    ExpectUsageError({"generate", "m", "--prompt", "a", "--logit-bias", bias},
+                     {"--logit-bias", "ID=VALUE", bias});
+}
+
+TEST_F(OptionsTest, RejectionSamplingTakesNoSeed) {
+  EXPECT_EQ(Get<GenerateOptions>({"generate", "m", "--prompt", "a", "--acceptance", "rejection"})
+                .sampling.acceptance,
+            "rejection");
+  ExpectUsageError({"generate", "m", "--prompt", "a", "--acceptance", "rejection", "--seed", "1"},
+                   {"--acceptance rejection", "--seed"});
+}
+
+TEST_F(OptionsTest, AUrlRefusesFlagsOfTheHeadByName) {
+  const std::string url = "grpc://127.0.0.1:1";
+  SetEnv("PACELINE_BACKEND", "reference");  // meant for heads; no order to this command
+  EXPECT_EQ(Get<GenerateOptions>({"generate", url, "--prompt", "a", "--draft", "2"}).head.drafting.draft,
+            "2");
+  ExpectUsageError({"generate", url, "--prompt", "a", "--local-workers=2", "--kv-dtype", "fp32"},
+                   {"--local-workers", "--kv-dtype", url, "paceline serve"});
+  ExpectUsageError({"generate", url, "--prompt", "a", "--draft-vocab", "all"}, {"--draft-vocab"});
+  ExpectUsageError({"verify", url, "--threads", "2"}, {"--threads"});
+}
+
+TEST_F(OptionsTest, VerifyAndBenchDraftHaveTheDefaultsOfTheContract) {
+  const auto verify = Get<VerifyOptions>({"verify", "m"});
+  EXPECT_EQ(verify.head.cluster.local_workers, 1);
+  EXPECT_EQ(verify.max_tokens, 64);
+  EXPECT_EQ(verify.depth, 4);
+  EXPECT_EQ(verify.head.drafting.draft, "4");
+  EXPECT_EQ(Get<VerifyOptions>({"verify", "m", "--draft", "2"}).depth, 2);
+  ExpectUsageError({"verify", "m", "--draft", "0"}, {"--draft", "1 to 8"});
+  EXPECT_EQ(Get<VerifyOptions>({"verify", "grpc://h:1", "--prompt-tokens-json", "f"}).prompt.tokens_json,
+            "f");
+  const auto bench = Get<BenchDraftOptions>({"bench", "draft", "m"});
+  EXPECT_EQ(bench.depths, (std::vector<std::string>{"0", "1", "2", "3", "4", "5", "6", "auto"}));
+  EXPECT_LT(bench.head.drafting.assume_acceptance, 0);
+  const auto forced = Get<BenchDraftOptions>({"bench", "draft", "m", "--depths", "0,3,auto",
+                                              "--assume-acceptance", "0", "--tokens", "64", "--rounds", "5"});
+  EXPECT_EQ(forced.depths, (std::vector<std::string>{"0", "3", "auto"}));
+  EXPECT_EQ(forced.head.drafting.assume_acceptance, 0.0);
+  ExpectUsageError({"bench", "draft", "m", "--depths", "0,9"}, {"--depths", "9"});
+  ExpectUsageError({"bench", "draft", "m", "--assume-acceptance", "1.5"}, {"--assume-acceptance", "1.5"});
+}
+
+TEST_F(OptionsTest, CountsBelongToAText) {
+  EXPECT_EQ(Get<TokenizeOptions>({"tokenize", "m", "--text-file", "f", "--counts", "c"}).counts, "c");
+  ExpectUsageError({"tokenize", "m", "--decode-json", "f", "--counts", "c"}, {"--counts", "--text-file"});
+}
+
 TEST_F(OptionsTest, ACommandIsAskedForByName) {
   ExpectUsageError({}, {"error: CFG-002", "give a command: serve, worker, generate"});
   ExpectUsageError({"bench"}, {"give a command: step"});
@@ -179,7 +260,9 @@ TEST_F(OptionsTest, HelpAndVersionGoToStdoutWithStatusZero) {
                                                   {"generate"},
                                                   {"score"},
                                                   {"bench"},
+                                                  {"verify"},
                                                   {"bench", "step"},
+                                                  {"bench", "draft"},
                                                   {"tokenize"},
                                                   {"status"},
                                                   {"synth"}}) {

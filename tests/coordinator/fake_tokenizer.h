@@ -41,6 +41,7 @@ class FakeTokenizer final : public Tokenizer {
     return std::find(special_.begin(), special_.end(), id) != special_.end();
   }
   int64_t size() const override { return static_cast<int64_t>(tokens_.size()); }
+  std::span<const TokenId> ByRank() const override { return {}; }
 
  private:
   std::vector<std::string> tokens_;

@@ -144,6 +144,17 @@ TEST_P(LinkTest, APeerThatIsGoneIsUnavailableAndStaysSo) {
   head_->Wait(In(kLong));  // returns at once: nothing can arrive
 }
 
+TEST_P(LinkTest, WakeEndsOneWaitAndLeavesTheLinkAlive) {
+  const TimePoint never = Clock::Real().Now() + std::chrono::hours(1);
+  std::thread waker([&] { head_->Wake(); });
+  head_->Wait(never);
+  waker.join();
+  ASSERT_TRUE(SendText(*worker_, "after").ok());
+  EXPECT_EQ(*Next(*head_), "after");
+  head_->Wake();  // nobody sleeps: the next one does not
+  head_->Wait(never);
+}
+
 TEST_P(LinkTest, AbortWakesASleeperAndFailsEveryLaterCall) {
   const absl::Status why = Error(errors::kNodeLost, "worker b (rank 1) made no progress");
   std::thread aborter([&] { head_->Abort(why); });

@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <thread>
 
 #include "base/error.h"
@@ -188,14 +187,67 @@ TEST(SimulatedLinkTest, AbortEndsItWithTheReason) {
   EXPECT_EQ(w.head->TryReceive().status(), why);
 }
 
+// The far end of a link until one message has come, then echoes it.
+std::string EchoOne(Link& link) {
+  for (;;) {
+    const absl::StatusOr<Bytes> message = link.TryReceive();
+    if (!message.ok()) return "dead";
+    if (message->empty()) {
+      link.Wait(Clock::Real().Now() + std::chrono::hours(1));
+      continue;
+    }
+    const std::string text(reinterpret_cast<const char*>(message->data()), message->size());
+    const Bytes bytes = std::as_bytes(std::span(text));
+    EXPECT_TRUE(link.Send(std::span(&bytes, 1)).ok());
+    return text;
+  }
+}
+
+TEST(SimulatedLinkTest, OnTheRealClockMessagesPassWhileTheOwnerComputes) {
+  for (const char* kind : {"loopback", "tcp"}) {
+    SCOPED_TRACE(kind);
+    const auto listener = ListenLink(kind, "127.0.0.1", 0);
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    const TimePoint patience = Clock::Real().Now() + std::chrono::minutes(1);
+    const auto worker = ConnectLink(kind, (*listener)->address(), patience);
+    ASSERT_TRUE(worker.ok()) << worker.status();
+    auto accepted = (*listener)->Accept(patience);
+    ASSERT_TRUE(accepted.ok()) << accepted.status();
+    const auto head = WrapSimulated(*std::move(accepted), {.rtt = microseconds(300)}, Clock::Real());
+    const std::string text = "out and back";
+    const Bytes bytes = std::as_bytes(std::span(text));
+    const TimePoint sent = Clock::Real().Now();
+    ASSERT_TRUE(head->Send(std::span(&bytes, 1)).ok());
+    // The head calls nothing meanwhile: the message reaches the other end, and its answer the wire, alone.
+    EXPECT_EQ(EchoOne(**worker), text);
+    EXPECT_GE(Clock::Real().Now() - sent, microseconds(150));
+    std::string back;
+    while (back.empty()) {
+      back = Wire::Take(*head);
+      if (back.empty()) head->Wait(Clock::Real().Now() + std::chrono::hours(1));
+    }
+    EXPECT_EQ(back, text);
+    EXPECT_GE(Clock::Real().Now() - sent, microseconds(300));
+    EXPECT_GT(head->bytes(), 2 * static_cast<int64_t>(text.size()) - 1);
+  }
+}
+
+TEST(SimulatedLinkTest, OnTheRealClockAbortAndWakeEndAWait) {
+  auto [head_end, worker_end] = LoopbackPair();
+  const auto head = WrapSimulated(std::move(head_end), {.rtt = microseconds(300)}, Clock::Real());
+  head->Wake();
+  head->Wait(Clock::Real().Now() + std::chrono::hours(1));
+  const absl::Status why = Error(errors::kNodeLost, "worker w (rank 1) left");
+  std::thread aborter([&] { head->Abort(why); });
+  head->Wait(Clock::Real().Now() + std::chrono::hours(1));
+  aborter.join();
+  EXPECT_EQ(head->TryReceive().status(), why);
+}
+
 TEST(LinkProbeTest, MeasuresARoundTripOverARealWire) {
   auto [head_end, worker_end] = LoopbackPair();
   const auto head = WrapSimulated(std::move(head_end), {.rtt = milliseconds(2)}, Clock::Real());
-  std::atomic<bool> ended{false};
-  std::thread echo([&, worker = worker_end.get()] {
-    EXPECT_TRUE(ServeProbe(*worker).ok());
-    ended = true;
-  });
+  std::thread echo([worker = worker_end.get()] { EXPECT_TRUE(ServeProbe(*worker).ok()); });
   const auto result = ProbeLink(*head, 6304, 15488, 5);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_GE(result->min_us, 2000);  // never sooner than the wire allows
@@ -204,11 +256,7 @@ TEST(LinkProbeTest, MeasuresARoundTripOverARealWire) {
   EXPECT_FALSE(ProbeLink(*head, 7, 1, 1).ok());
   EXPECT_FALSE(ProbeLink(*head, 8, 0, 1).ok());
   ASSERT_TRUE(EndProbe(*head).ok());
-  while (!ended) {  // the farewell leaves the wire only when its owner looks
-    ASSERT_TRUE(head->TryReceive().ok());
-    head->Wait(Clock::Real().Now() + milliseconds(5));
-  }
-  echo.join();
+  echo.join();  // the farewell leaves the wire though its owner looks no more
 }
 
 }  // namespace

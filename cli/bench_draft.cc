@@ -1,0 +1,240 @@
+// `bench draft`: speed at several depths of drafting, beside plain decoding. One load; every round measures
+// every depth once, so that a machine whose speed wanders slows all of them alike; ratios are to the plain
+// run of the same round. Runs the engine that serves, with its controller.
+#include <sched.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "base/error.h"
+#include "base/status.h"
+#include "cli/commands.h"
+#include "cli/console.h"
+#include "cli/drafting.h"
+#include "cli/files.h"
+#include "cli/head.h"
+#include "cli/prompts.h"
+#include "cli/report.h"
+#include "coordinator/engine.h"
+#include "coordinator/generation.h"
+#include "nlohmann/json.hpp"
+
+namespace paceline::cli {
+namespace {
+
+constexpr char kPlain[] = "0";
+constexpr int64_t kWarmTokens = 16;
+
+// One request at one depth.
+struct Sample {
+  double tokens_per_second = 0;  // after the first token
+  double ratio = 0;              // to the plain run of the same round
+  double step_s = 0;             // of a decode step
+  double draft_s = 0;            // of it drafting
+  double exchange_s = 0;         // of it waiting for workers
+  SpeculationStats speculation;
+
+  double tokens_per_step() const { return tokens_per_second * step_s; }
+};
+
+// The middle one by speed speaks for its depth.
+struct Depth {
+  std::string name;
+  std::vector<Sample> samples;  // [rounds]
+
+  const Sample& median() const {
+    std::vector<const Sample*> order;
+    for (const Sample& s : samples) order.push_back(&s);
+    std::sort(order.begin(), order.end(),
+              [](const Sample* a, const Sample* b) { return a->tokens_per_second < b->tokens_per_second; });
+    return *order[order.size() / 2];
+  }
+  // Of what is paired by round.
+  double median_ratio() const {
+    std::vector<double> ratios;
+    for (const Sample& s : samples) ratios.push_back(s.ratio);
+    std::sort(ratios.begin(), ratios.end());
+    return ratios[ratios.size() / 2];
+  }
+};
+
+class DraftBench {
+ public:
+  DraftBench(Engine& engine, std::variant<std::string, std::vector<TokenId>> prompt)
+      : engine_(engine), prompt_(std::move(prompt)) {}
+
+  absl::StatusOr<Sample> Measure(const std::string& depth, int64_t tokens) {
+    GenerateRequest request;
+    request.input = prompt_;
+    request.sampling.temperature = 0.0f;
+    request.stopping.max_tokens = tokens;
+    request.stopping.ignore_eos = true;
+    request.speculation = SpeculationOf(depth);
+    const EngineStats before = engine_.stats();
+    ASSIGN_OR_RETURN(
+        const GenerationResult result,
+        RunGeneration(engine_, std::move(request), [](const GeneratedToken&) { return !StopRequested(); }));
+    if (result.end.reason == FinishReason::kCancelled) return absl::CancelledError("stopped by a signal");
+    // The last token is out before the counters of its step are.
+    EngineStats after = engine_.stats();
+    while (after.tokens < before.tokens + result.end.usage.completion_tokens) {
+      sched_yield();
+      after = engine_.stats();
+    }
+    Sample sample;
+    sample.speculation = result.end.speculation;
+    const double decode_s = result.end.timings.decode_s;
+    const auto decoded = static_cast<double>(result.end.usage.completion_tokens - 1);
+    // The first token is the prompt's.
+    const auto steps = static_cast<double>(std::max<int64_t>(1, sample.speculation.decode_steps - 1));
+    sample.tokens_per_second = decode_s > 0 ? decoded / decode_s : 0;
+    sample.step_s = decode_s / steps;
+    sample.draft_s = (after.speculation.draft_s - before.speculation.draft_s) / steps;
+    sample.exchange_s = (after.exchange.seconds - before.exchange.seconds) / steps;
+    return sample;
+  }
+
+ private:
+  Engine& engine_;
+  const std::variant<std::string, std::vector<TokenId>> prompt_;
+};
+
+nlohmann::ordered_json ToJson(const Depth& depth, const Sample& plain) {
+  const Sample& m = depth.median();
+  const SpeculationStats& s = m.speculation;
+  nlohmann::ordered_json out;
+  if (depth.name == "auto") {
+    out["depth"] = "auto";
+  } else {
+    out["depth"] = std::atoi(depth.name.c_str());
+  }
+  out["tokens_per_second"] = m.tokens_per_second;
+  out["rounds"] = nlohmann::ordered_json::array();
+  for (const Sample& sample : depth.samples) out["rounds"].push_back(sample.tokens_per_second);
+  out["ratio"] = depth.median_ratio();
+  out["steps"] = s.decode_steps;
+  out["verify_steps"] = s.steps;
+  out["tokens_per_step"] = m.tokens_per_step();
+  out["step_s"] = m.step_s;
+  out["step_ratio"] = plain.step_s > 0 ? m.step_s / plain.step_s : 0.0;
+  out["draft_s"] = m.draft_s;
+  out["verify_s"] = m.step_s - m.draft_s;
+  out["exchange_s"] = m.exchange_s;
+  out["drafted"] = s.drafted;
+  out["accepted"] = s.accepted;
+  out["accepted_per_position"] = s.accepted_per_position;
+  out["histogram"] = s.acceptance_histogram;
+  out["per_source"] = PerSourceJson(s);
+  return out;
+}
+
+// Share of the drafts at each position that was accepted.
+std::string PerPosition(const SpeculationStats& s) {
+  if (s.drafted == 0) return "-";
+  std::vector<std::string> shares;
+  for (const int64_t n : s.accepted_per_position) {
+    shares.push_back(absl::StrFormat("%.2f", static_cast<double>(n) / static_cast<double>(s.steps)));
+  }
+  return absl::StrJoin(shares, " ");
+}
+
+void PrintTable(const std::vector<Depth>& depths, const Sample& plain) {
+  std::printf(
+      "| depth | tok/s | of plain | tokens per step | step | of plain | draft | verify | exchange | "
+      "drafted | accepted | by position |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n");
+  for (const Depth& depth : depths) {
+    const Sample& m = depth.median();
+    std::printf(
+        "| %s | %.1f | %.2fx | %.2f | %.2f ms | %.2fx | %.2f ms | %.2f ms | %.2f ms | %lld | %lld | %s |\n",
+        depth.name.c_str(), m.tokens_per_second, depth.median_ratio(), m.tokens_per_step(), m.step_s * 1e3,
+        plain.step_s > 0 ? m.step_s / plain.step_s : 0.0, m.draft_s * 1e3, (m.step_s - m.draft_s) * 1e3,
+        m.exchange_s * 1e3, static_cast<long long>(m.speculation.drafted),
+        static_cast<long long>(m.speculation.accepted), PerPosition(m.speculation).c_str());
+  }
+}
+
+absl::Status Bench(const BenchDraftOptions& options) {
+  HeadConfig config;
+  config.options = options.head;
+  config.nodes = 1 + options.head.cluster.local_workers;
+  ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(config));
+  std::variant<std::string, std::vector<TokenId>> prompt =
+      BuiltInPrompt(head->tokenizer(), head->checkpoint().config().vocab);
+  if (HasPrompt(options.prompt)) {
+    ASSIGN_OR_RETURN(prompt, ReadPrompt(options.prompt));
+  }
+  RETURN_IF_ERROR(head->Load(kLocalPatience));
+  if (head->trunk()->info().drafters.empty()) {
+    return Error(errors::kModelUnsupported,
+                 absl::StrCat("this model drafts nothing: ", head->trunk()->info().draft_refusal.empty()
+                                                                 ? "it has no MTP layer; try --drafter suffix"
+                                                                 : head->trunk()->info().draft_refusal));
+  }
+  SchedulerOptions scheduling;
+  scheduling.prefill_chunk = options.head.options.prefill_chunk;
+  scheduling.speculation = head->speculation();
+  Engine engine({.trunk = head->trunk(), .tokenizer = head->tokenizer(), .cluster = &head->cluster()},
+                head->defaults(), scheduling);
+  engine.Start();
+  DraftBench bench(engine, std::move(prompt));
+
+  std::vector<Depth> depths = {{.name = kPlain, .samples = {}}};
+  for (const std::string& name : options.depths) {
+    const bool known =
+        std::any_of(depths.begin(), depths.end(), [&](const Depth& d) { return d.name == name; });
+    if (!known) depths.push_back({.name = name, .samples = {}});
+  }
+  for (const Depth& depth : depths) RETURN_IF_ERROR(bench.Measure(depth.name, kWarmTokens).status());
+  for (int round = 0; round < options.rounds; ++round) {
+    for (Depth& depth : depths) {
+      ASSIGN_OR_RETURN(Sample sample, bench.Measure(depth.name, options.tokens));
+      const double plain =
+          depth.name == kPlain ? sample.tokens_per_second : depths.front().samples.back().tokens_per_second;
+      sample.ratio = plain > 0 ? sample.tokens_per_second / plain : 0;
+      depth.samples.push_back(std::move(sample));
+    }
+  }
+  engine.Stop();
+
+  const Sample& plain = depths.front().median();
+  const ClusterOptions& cluster = options.head.cluster;
+  const double assumed = options.head.drafting.assume_acceptance;
+  if (options.json) {
+    nlohmann::ordered_json out;
+    out["model"] = head->model_name();
+    out["nodes"] = config.nodes;
+    out["link"] = cluster.local_workers > 0 ? nlohmann::ordered_json(cluster.link) : nullptr;
+    out["simulate_link"] =
+        cluster.simulate_link.empty() ? nullptr : nlohmann::ordered_json(cluster.simulate_link);
+    out["assume_acceptance"] = assumed < 0 ? nullptr : nlohmann::ordered_json(assumed);
+    out["mtp_format"] = head->trunk()->info().mtp_format;
+    out["cpu"] = CpuName();
+    out["threads"] = head->compute().threads;
+    out["tokens"] = options.tokens;
+    out["results"] = nlohmann::ordered_json::array();
+    for (const Depth& depth : depths) out["results"].push_back(ToJson(depth, plain));
+    std::printf("%s\n", out.dump().c_str());
+    return absl::OkStatus();
+  }
+  std::printf("%s, %d node%s%s%s, %s, %d tokens, %d rounds\n\n", head->model_name().c_str(), config.nodes,
+              config.nodes == 1 ? "" : "s", cluster.simulate_link.empty() ? "" : ", simulated link ",
+              cluster.simulate_link.c_str(),
+              assumed < 0 ? "real acceptance" : absl::StrFormat("acceptance taken as %.2f", assumed).c_str(),
+              static_cast<int>(options.tokens), options.rounds);
+  PrintTable(depths, plain);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int Run(const BenchDraftOptions& options) {
+  const absl::Status done = Bench(options);
+  if (StopRequested() && absl::IsCancelled(done)) return SignalStatus();
+  return done.ok() ? 0 : StdErr().Fail(done);
+}
+
+}  // namespace paceline::cli
