@@ -53,6 +53,7 @@ absl::StatusOr<Verification::Judgement> Verification::Reject(const kernels::Kern
                                                              ThreadPool& pool, std::span<const float> logits,
                                                              TokenId draft) const {
   ASSIGN_OR_RETURN(SparseDistribution rest, TargetDistribution(table, pool, logits, *options_.sampling));
+  CHECK(options_.distributions.empty() || options_.distributions.size() == options_.drafts.size());
   const SparseDistribution certain{{{draft, 1.0}}};
   const bool known = !options_.distributions.empty() && !options_.distributions[row_].entries.empty();
   const SparseDistribution& drafted = known ? options_.distributions[row_] : certain;
