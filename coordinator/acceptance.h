@@ -1,8 +1,8 @@
 // How often drafts are right: per depth, given that the draft got so far. Beta counts that forget, and a
 // change detector beside them, for text that turns from prose to code between two tokens.
 //
-// A depth that has not been tried for a while is believed to be as good as the one before it. So deeper drafts
-// are tried again now and then, and a depth once given up is not lost for good.
+// A depth that has not been tried for a while is believed to be as good as the one before it. So deeper
+// drafts are tried again now and then, and a depth once given up is not lost for good.
 #pragma once
 
 #include <array>

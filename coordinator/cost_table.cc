@@ -27,8 +27,8 @@ double Typical(std::array<double, CostTable::kRecent> values, int64_t count) {
 
 }  // namespace
 
-// Nothing measured: a row more costs a tenth of a step of one row, and drafting grows with its depth. Its only
-// use is to begin somewhere.
+// Nothing measured: a row more costs a tenth of a step of one row, and drafting grows with its depth. Its
+// only use is to begin somewhere.
 double CostTable::Guess(double batch, double rows) const {
   return kind_ == Kind::kRows ? 0.9 + 0.1 * rows : rows / batch;
 }
@@ -86,9 +86,8 @@ int32_t CostTable::CellOf(int32_t batch, int32_t rows) {
 double CostTable::CorrectionAt(int32_t batch, int32_t rows) const {
   if (corrections_.empty()) return 1.0;
   auto curve = corrections_.lower_bound(batch);
-  if (curve == corrections_.end() ||
-      (curve->first != batch && curve != corrections_.begin() &&
-       batch - std::prev(curve)->first <= curve->first - batch)) {
+  if (curve == corrections_.end() || (curve->first != batch && curve != corrections_.begin() &&
+                                      batch - std::prev(curve)->first <= curve->first - batch)) {
     curve = std::prev(curve);
   }
   const Corrections& cells = curve->second;
@@ -97,7 +96,8 @@ double CostTable::CorrectionAt(int32_t batch, int32_t rows) const {
   if (above == cells.begin()) return above->second.factor;
   const auto low = std::prev(above);
   if (above == cells.end()) return low->second.factor;
-  const double share = static_cast<double>(scaled - low->first) / static_cast<double>(above->first - low->first);
+  const double share =
+      static_cast<double>(scaled - low->first) / static_cast<double>(above->first - low->first);
   return low->second.factor + share * (above->second.factor - low->second.factor);
 }
 

@@ -1,5 +1,6 @@
-// What a step costs: seconds by sequences and rows, measured, never modelled. A start-up measurement gives the
-// shape; every step that runs corrects it. Two tables make a step's price: running its rows, and drafting.
+// What a step costs: seconds by sequences and rows, measured, never modelled. A start-up measurement gives
+// the shape; every step that runs corrects it. Two tables make a step's price: running its rows, and
+// drafting.
 //
 // An estimate is seed(batch, rows) x correction(batch, rows). Seeds are interpolated between measured points,
 // corrections between observed ones, so a cliff in the curve is found and kept where it is.

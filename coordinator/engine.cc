@@ -362,8 +362,7 @@ void Engine::Calibrate() {
 
 void Engine::CountStep(const StepPlan& plan, const StepResult& result) {
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    counting_.rows +=
-        static_cast<int64_t>(plan.sequences[i].tokens.size()) + result.sequences[i].drafted;
+    counting_.rows += static_cast<int64_t>(plan.sequences[i].tokens.size()) + result.sequences[i].drafted;
   }
   const bool drafts = std::any_of(result.sequences.begin(), result.sequences.end(),
                                   [](const SequenceResult& s) { return s.drafted > 0; });

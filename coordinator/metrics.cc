@@ -120,7 +120,7 @@ std::string OwnText(const EngineStats& stats, const TrunkInfo& info) {
                  MetricType::Counter);
   families.Add(Value(speculation.decode_steps));
 
-  const auto by_source = [&](const char* name, const char* help, int64_t SourceStats::*count) {
+  const auto by_source = [&](const char* name, const char* help, int64_t SourceStats::* count) {
     families.Begin(name, help, MetricType::Counter);
     for (const DraftSource source : {DraftSource::kMtp, DraftSource::kSuffix}) {
       families.Add(Value(speculation.sources[IndexOf(source)].*count), {{"source", DraftSourceName(source)}});

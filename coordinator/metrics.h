@@ -1,5 +1,5 @@
-// Counters as Prometheus reads them: vLLM's names where vLLM has the thing, so that dashboards and scalers made
-// for it work untouched, and `paceline_` for all of ours.
+// Counters as Prometheus reads them: vLLM's names where vLLM has the thing, so that dashboards and scalers
+// made for it work untouched, and `paceline_` for all of ours.
 #pragma once
 
 #include <string>

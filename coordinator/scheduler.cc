@@ -108,8 +108,7 @@ StepPlan Scheduler::Plan(StepId step) {
 void Scheduler::PlanDrafts(const std::vector<Sequence*>& decoding, int64_t prompt_rows, StepPlan* plan) {
   std::vector<DraftCandidate> candidates;
   for (const Sequence* sequence : decoding) {
-    candidates.push_back(
-        {sequence->spec.id, sequence->spec.draft, sequence->max_draft(), sequence->offers});
+    candidates.push_back({sequence->spec.id, sequence->spec.draft, sequence->max_draft(), sequence->offers});
   }
   const std::vector<DraftDecision> decisions =
       controller_.Decide(candidates, {.rows = max_rows_ - prompt_rows, .prefill_rows = prompt_rows});

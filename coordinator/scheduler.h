@@ -3,9 +3,9 @@
 //
 // Continuous batching: every running sequence that has a token to feed gets one row in every step; what the
 // step has left goes to prompts, in order of arrival, in chunks; what is left then may be drafts, which the
-// controller deals out. So drafts never hold up a prompt, and neither holds up a decoding sequence. Pages for a whole request are set aside when
-// it starts, so a request that started always ends; one that does not fit yet waits, and those behind it wait
-// with it.
+// controller deals out. So drafts never hold up a prompt, and neither holds up a decoding sequence. Pages for
+// a whole request are set aside when it starts, so a request that started always ends; one that does not fit
+// yet waits, and those behind it wait with it.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,8 @@ struct SchedulerOptions {
   // Rows in a step. 0 = per slot one and, where a drafter is loaded, kMaxDraft; and a prefill chunk. Fewer
   // bound drafts first.
   int32_t max_rows = 0;
-  int32_t max_sequences = 0;   // sequences running at once; 0 = the trunk's slots
-  int32_t max_waiting = 256;   // requests that may wait for a slot or for pages
+  int32_t max_sequences = 0;  // sequences running at once; 0 = the trunk's slots
+  int32_t max_waiting = 256;  // requests that may wait for a slot or for pages
   SpeculationPolicy speculation;
 };
 

@@ -57,8 +57,8 @@ struct DraftChoice {
 struct SourceStats {
   int64_t steps = 0;
   int64_t drafted = 0;
-  int64_t accepted = 0;  // and emitted: drafts behind a stop are not counted
-  std::array<int64_t, kMaxDraft + 1> histogram{};         // [drafts accepted in a step]
+  int64_t accepted = 0;                            // and emitted: drafts behind a stop are not counted
+  std::array<int64_t, kMaxDraft + 1> histogram{};  // [drafts accepted in a step]
   std::array<int64_t, kMaxDraft> accepted_per_position{};  // [position in the draft]
 
   // A verify step of `verified` drafts of which the first `taken` were accepted.

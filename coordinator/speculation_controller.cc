@@ -87,8 +87,8 @@ void SpeculationController::Rest(Request& request) {
 double SpeculationController::RunCost(int32_t batch, int64_t rows, int64_t prefill_rows) {
   const auto [found, fresh] = run_asked_.try_emplace(rows);
   if (fresh) {
-    found->second = run_.Estimate(batch, static_cast<int32_t>(rows)) +
-                    prefill_row_s_ * static_cast<double>(prefill_rows);
+    found->second =
+        run_.Estimate(batch, static_cast<int32_t>(rows)) + prefill_row_s_ * static_cast<double>(prefill_rows);
   }
   return found->second;
 }
@@ -173,8 +173,7 @@ SpeculationController::Plan SpeculationController::Auto(const DraftCandidate& ca
       if (Gain(certain, plan.source, most, batch, limits) <= 1.0) continue;
       // Close to the border it is no matter which side is right: a rest only where it is clear.
       const double deviations = arm.tested < kTest ? 1.0 : 0.5;
-      const bool may_win =
-          Gain(arm.acceptance.Survival(deviations), plan.source, most, batch, limits) > 1.0;
+      const bool may_win = Gain(arm.acceptance.Survival(deviations), plan.source, most, batch, limits) > 1.0;
       if (barren || (arm.tested >= kTrial && !may_win)) {
         arm.rest_left = arm.next_rest;
         arm.next_rest = std::min(2 * arm.next_rest, kLongestRest);
@@ -249,8 +248,7 @@ std::vector<DraftDecision> SpeculationController::Decide(std::span<const DraftCa
     Request& request = Of(candidates[i].id);
     for (const DraftOffer& offer : candidates[i].offers) {
       Arm& arm = request.arms[ArmOf(offer)];
-      if (offer.depth > 0 && arm.rest_left == 0)
-        arm.acceptance.Fade(priors_[ArmOf(offer)], kKeepUnused);
+      if (offer.depth > 0 && arm.rest_left == 0) arm.acceptance.Fade(priors_[ArmOf(offer)], kKeepUnused);
     }
   }
   return best;
@@ -310,10 +308,11 @@ void SpeculationController::ObserveFirst(bool accepted) {
   if (rate >= kWarnAcceptance) return;
   warned_ = true;
   if (warn_) {
-    warn_(absl::StrFormat("of %d first drafts of the MTP layer %d were right; its weights may not belong to "
-                          "this model, or hidden states are tapped at the wrong place (--draft off stops "
-                          "drafting)",
-                          mtp_first_drafts_, mtp_first_accepted_));
+    warn_(
+        absl::StrFormat("of %d first drafts of the MTP layer %d were right; its weights may not belong to "
+                        "this model, or hidden states are tapped at the wrong place (--draft off stops "
+                        "drafting)",
+                        mtp_first_drafts_, mtp_first_accepted_));
   }
 }
 

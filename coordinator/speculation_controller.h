@@ -5,9 +5,9 @@
 // the drafts it will cause: a decision that looked at the token to be judged could bend the text (coupled
 // acceptance would forgive it, rejection sampling would not).
 //
-// Each request has *arms*: the MTP layer, and the suffix drafter by how long its match is. An arm whose drafts
-// do not pay is given a few steps to show otherwise, then rests (128 steps, doubling to 1024), then is tried
-// again at depth 1.
+// Each request has *arms*: the MTP layer, and the suffix drafter by how long its match is. An arm whose
+// drafts do not pay is given a few steps to show otherwise, then rests (128 steps, doubling to 1024), then is
+// tried again at depth 1.
 #pragma once
 
 #include <array>
@@ -29,7 +29,7 @@ namespace paceline {
 struct DraftCandidate {
   SequenceId id{0};
   DraftChoice choice;
-  int32_t max_depth = 0;            // what max_tokens and the context leave
+  int32_t max_depth = 0;               // what max_tokens and the context leave
   std::span<const DraftOffer> offers;  // of its last step
 };
 
@@ -54,7 +54,7 @@ struct DraftOutcome {
 struct StepObservation {
   int64_t prefill_rows = 0;
   double draft_s = 0;
-  double run_s = 0;  // 0: not measured
+  double run_s = 0;                        // 0: not measured
   std::span<const DraftOutcome> outcomes;  // of every decoding sequence of the step
 };
 
@@ -121,7 +121,7 @@ class SpeculationController {
   double prefill_row_s_ = 0;
   std::unordered_map<int64_t, double> run_asked_;    // rows -> seconds
   std::unordered_map<int64_t, double> draft_asked_;  // sequences and depth -> seconds of the last pass
-  std::array<DepthAcceptance, kArms> priors_;  // of all requests together
+  std::array<DepthAcceptance, kArms> priors_;        // of all requests together
   std::unordered_map<SequenceId, Request> requests_;
   int64_t mtp_first_drafts_ = 0;
   int64_t mtp_first_accepted_ = 0;

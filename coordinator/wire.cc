@@ -109,9 +109,8 @@ absl::StatusOr<SpeculationOptions> SpeculationFromWire(const pb::SpeculationOpti
       speculation.acceptance = AcceptanceRule::kRejection;
       break;
     default:
-      return FieldError(
-          "speculation.acceptance",
-          absl::StrCat("expected COUPLED or REJECTION, got ", static_cast<int>(wire.acceptance())));
+      return FieldError("speculation.acceptance", absl::StrCat("expected COUPLED or REJECTION, got ",
+                                                               static_cast<int>(wire.acceptance())));
   }
   return speculation;
 }
@@ -143,8 +142,7 @@ void StatsToWire(const SpeculationStats& stats, pb::SpeculationStats* wire) {
   wire->set_accepted(static_cast<uint32_t>(stats.accepted));
   wire->set_mean_accepted_length(stats.mean_accepted_length());
   wire->set_decode_steps(static_cast<uint32_t>(stats.decode_steps));
-  for (const int64_t n : stats.acceptance_histogram)
-    wire->add_acceptance_histogram(static_cast<uint32_t>(n));
+  for (const int64_t n : stats.acceptance_histogram) wire->add_acceptance_histogram(static_cast<uint32_t>(n));
   for (const int64_t n : stats.accepted_per_position)
     wire->add_accepted_per_position(static_cast<uint32_t>(n));
   for (const SpeculationStats::Source& source : stats.sources) {
