@@ -268,9 +268,10 @@ void FloatTiles(const uint8_t* w, int64_t count, const float* const* x, int64_t 
   }
 }
 
-// The inputs of a block times 2^8, for weights that are read as 2^-8 of their value: scaled [rows][128]. False
-// where a product could overflow.
-PACELINE_INLINE bool ScaleInputs(const float* const* x, int64_t k, int64_t count, int64_t rows, float* scaled) {
+// The inputs of a block times 2^8, for weights that are read as 2^-8 of their value: scaled [rows][128].
+// False where a product could overflow.
+PACELINE_INLINE bool ScaleInputs(const float* const* x, int64_t k, int64_t count, int64_t rows,
+                                 float* scaled) {
   uint32_t fit = 0xFFFF;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < count; i += 16) {

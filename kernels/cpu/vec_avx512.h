@@ -86,9 +86,9 @@ PACELINE_INLINE I LoadU16(const uint16_t* p) {
 PACELINE_INLINE F LoadF16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-// E4M3 codes that are all numbers. Their bits, moved up, are those of a half of 2^-8 the value: the conversion
-// is exact, subnormals included. Sign extension puts the sign into bits 15 and 14; 14 is cleared. "Small" is
-// 2^-8 of the value, without the product that makes it whole.
+// E4M3 codes that are all numbers. Their bits, moved up, are those of a half of 2^-8 the value: the
+// conversion is exact, subnormals included. Sign extension puts the sign into bits 15 and 14; 14 is cleared.
+// "Small" is 2^-8 of the value, without the product that makes it whole.
 PACELINE_INLINE F LoadSmallE4M3(const uint8_t* p) {
   const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   return _mm512_cvtph_ps(
