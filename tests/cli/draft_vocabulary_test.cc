@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <set>
 
+#include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "cli/files.h"
 
@@ -22,15 +23,14 @@ constexpr int64_t kVocab = 1000;
 // Bytes at ids 10 to 265, then `ab`, `abc`, `cd` at 5, 3, 4, whose ranks are 0, 1, 2; one special token.
 std::unique_ptr<Tokenizer> SmallTokenizer() {
   std::string vocab;
+  int next = 256;
   for (int byte = 0; byte < 256; ++byte) {
     // The byte alphabet: printable Latin bytes stand for themselves, the others follow from U+0100 on.
     const bool plain = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-    static int next = 0;
-    if (byte == 0) next = 256;
     const int code = plain ? byte : next++;
     char key[16];
     std::snprintf(key, sizeof(key), "\\u%04x", code);
-    vocab += (vocab.empty() ? "" : ",") + ("\"" + std::string(key) + "\":" + std::to_string(10 + byte));
+    absl::StrAppend(&vocab, vocab.empty() ? "" : ",", "\"", key, "\":", 10 + byte);
   }
   const std::string json =
       R"({"added_tokens":[{"id":900,"content":"<|end|>","special":true,"single_word":false,)"
@@ -95,7 +95,7 @@ TEST(DraftVocabularyTest, CountsKeepTheMostFrequent) {
 
   std::string many = "{";
   for (int id = 0; id < kDraftIdsOfAFile + 10; ++id)
-    many += (id == 0 ? "\"" : ",\"") + std::to_string(id) + "\":" + std::to_string(id / 2);
+    absl::StrAppend(&many, id == 0 ? "" : ",", "\"", id, "\":", id / 2);
   const File large(many + "}");
   const auto kept = BuildDraftVocabulary(large.path(), nullptr, 100000);
   ASSERT_TRUE(kept.ok()) << kept.status();
