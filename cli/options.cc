@@ -280,6 +280,7 @@ void AddStatus(CLI::App* app, StatusOptions& status) {
       ->option_text("grpc://HOST:PORT [grpc://127.0.0.1:50051]")
       ->group("Arguments");
   AddJson(app, status.json);
+  app->add_flag("--metrics", status.metrics, "Print counters in Prometheus' text format instead");
 }
 
 void AddSynth(CLI::App* app, SynthOptions& synth) {

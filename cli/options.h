@@ -163,6 +163,7 @@ struct TokenizeOptions {
 struct StatusOptions {
   std::string url = "grpc://127.0.0.1:50051";
   bool json = false;
+  bool metrics = false;
 };
 
 struct SynthOptions {

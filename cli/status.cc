@@ -18,6 +18,11 @@ absl::StatusOr<ClusterStatus> Ask(const std::string& url) {
   return ApiClient(address).Status(kPatience);
 }
 
+absl::StatusOr<std::string> AskMetrics(const std::string& url) {
+  ASSIGN_OR_RETURN(const std::string address, AddressOfUrl(url));
+  return ApiClient(address).Metrics(kPatience);
+}
+
 const char* RoleName(const NodeFacts& node) { return node.head ? "head" : "worker"; }
 
 void PrintJson(const ClusterStatus& status) {
@@ -60,6 +65,12 @@ void PrintTable(const ClusterStatus& status) {
 }  // namespace
 
 int Run(const StatusOptions& options) {
+  if (options.metrics) {
+    const absl::StatusOr<std::string> text = AskMetrics(options.url);
+    if (!text.ok()) return StdErr().Fail(text.status());
+    std::fputs(text->c_str(), stdout);
+    return 0;
+  }
   const absl::StatusOr<ClusterStatus> status = Ask(options.url);
   if (!status.ok()) return StdErr().Fail(status.status());
   options.json ? PrintJson(*status) : PrintTable(*status);

@@ -186,6 +186,16 @@ absl::StatusOr<GenerationResult> ApiClient::Generate(
   return result;
 }
 
+absl::StatusOr<std::string> ApiClient::Metrics(Duration limit) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() +
+                       std::chrono::duration_cast<std::chrono::system_clock::duration>(limit));
+  control_pb::GetMetricsResponse response;
+  const grpc::Status status = parts_->control->GetMetrics(&context, {}, &response);
+  if (!status.ok()) return Explain(FromGrpc(status));
+  return response.text();
+}
+
 absl::StatusOr<ClusterStatus> ApiClient::Status(Duration limit) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() +

@@ -40,6 +40,8 @@ class ApiClient {
   absl::StatusOr<std::vector<TokenId>> Tokenize(const std::string& text);
   // Waits at most `limit`.
   absl::StatusOr<ClusterStatus> Status(Duration limit);
+  // Prometheus text. Waits at most `limit`.
+  absl::StatusOr<std::string> Metrics(Duration limit);
 
  private:
   struct Parts;

@@ -1,6 +1,8 @@
 // Facts of the cluster, the model and the load as messages.
 #include "coordinator/control_service.h"
 
+#include "coordinator/metrics.h"
+
 namespace paceline {
 
 namespace pb = control::v1;
@@ -92,6 +94,13 @@ grpc::ServerUnaryReactor* ControlService::GetLoad(grpc::CallbackServerContext* c
   response->set_kv_pages_total(static_cast<uint32_t>(stats.pages_total));
   response->set_steps(static_cast<uint64_t>(stats.steps));
   response->set_tokens_generated(static_cast<uint64_t>(stats.tokens));
+  return Ok(context);
+}
+
+grpc::ServerUnaryReactor* ControlService::GetMetrics(grpc::CallbackServerContext* context,
+                                                     const pb::GetMetricsRequest*,
+                                                     pb::GetMetricsResponse* response) {
+  response->set_text(MetricsText(engine_.stats(), engine_.info()));
   return Ok(context);
 }
 

@@ -26,6 +26,9 @@ class ControlService final : public control::v1::ControlService::CallbackService
   grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context,
                                     const control::v1::GetLoadRequest* request,
                                     control::v1::GetLoadResponse* response) override;
+  grpc::ServerUnaryReactor* GetMetrics(grpc::CallbackServerContext* context,
+                                       const control::v1::GetMetricsRequest* request,
+                                       control::v1::GetMetricsResponse* response) override;
 
  private:
   const Engine& engine_;

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/status.h"
 #include "coordinator/api_error.h"
+#include "coordinator/calibration.h"
 
 namespace paceline {
 namespace {
@@ -25,7 +26,43 @@ absl::Status Stopping() {
                     reasons::kDraining);
 }
 
+SpeculationStats StatsOf(int64_t decode_steps, const std::array<SourceStats, kDraftSources>& sources) {
+  SpeculationStats stats;
+  stats.decode_steps = decode_steps;
+  int64_t most = 0;
+  for (const DraftSource source : {DraftSource::kMtp, DraftSource::kSuffix}) {
+    const SourceStats& from = sources[IndexOf(source)];
+    if (from.steps == 0) continue;
+    stats.steps += from.steps;
+    stats.drafted += from.drafted;
+    stats.accepted += from.accepted;
+    stats.acceptance_histogram.resize(from.histogram.size());
+    stats.accepted_per_position.resize(from.accepted_per_position.size());
+    for (size_t i = 0; i < from.histogram.size(); ++i) stats.acceptance_histogram[i] += from.histogram[i];
+    for (size_t i = 0; i < from.accepted_per_position.size(); ++i)
+      stats.accepted_per_position[i] += from.accepted_per_position[i];
+    stats.sources.push_back({DraftSourceName(source), from.steps, from.drafted, from.accepted});
+    if (from.drafted > most) {
+      most = from.drafted;
+      stats.method = DraftSourceName(source);
+    }
+  }
+  // As deep as drafts went.
+  const auto shorten = [](std::vector<int64_t>* counts) {
+    while (!counts->empty() && counts->back() == 0) counts->pop_back();
+  };
+  shorten(&stats.acceptance_histogram);
+  shorten(&stats.accepted_per_position);
+  return stats;
+}
+
 }  // namespace
+
+void ExpertHistogram::Count(int32_t experts) {
+  const auto bound = std::lower_bound(kBounds.begin(), kBounds.end(), experts);
+  ++counts[static_cast<size_t>(bound - kBounds.begin())];
+  sum += experts;
+}
 
 // A request between Submit and OnFinished.
 struct Engine::Generation {
@@ -41,6 +78,8 @@ struct Engine::Generation {
   std::shared_ptr<GenerationSink> sink;
   std::shared_ptr<GenerationTicket> ticket;
   std::string logits_hash;
+  int64_t decode_steps = 0;
+  std::array<SourceStats, kDraftSources> drafts;  // [IndexOf(source)]
   TimePoint submitted;
   std::optional<TimePoint> started;
   std::optional<TimePoint> first_token;
@@ -52,9 +91,10 @@ struct Engine::Generation {
 Engine::Engine(Parts parts, GenerationDefaults defaults, SchedulerOptions options)
     : parts_(parts),
       defaults_(std::move(defaults)),
+      policy_(options.speculation),
       info_(parts.trunk->info()),
       mailbox_(kMailboxItems),
-      scheduler_(info_, options) {
+      scheduler_(info_, options, parts_.log) {
   counting_.max_running = scheduler_.max_running();
   counting_.pages_total = info_.pages;
   stats_ = counting_;
@@ -116,7 +156,10 @@ absl::StatusOr<SequenceSpec> Engine::Resolve(const GenerateRequest& request) con
     return FieldError("stopping.stop_strings",
                       "this model has no tokenizer, so no text to stop at; use stop_token_ids");
   }
-  ASSIGN_OR_RETURN(spec.sampling, ResolveSampling(request.sampling, defaults_, info_.vocab));
+  ASSIGN_OR_RETURN(spec.sampling,
+                   ResolveSampling(request.sampling, defaults_, info_.vocab, parts_.tokenizer));
+  spec.sampling.acceptance = request.speculation.acceptance;
+  ASSIGN_OR_RETURN(spec.draft, ResolveSpeculation(request, policy_));
   ASSIGN_OR_RETURN(spec.max_tokens,
                    ResolveMaxTokens(request.stopping, static_cast<int64_t>(spec.prompt.size()), context()));
   spec.top = request.top;
@@ -191,6 +234,7 @@ void Engine::Loop() {
     while (std::optional<Message> message = mailbox_.TryPop()) Receive(*std::move(message));
     if (stopping_) break;
     DropUnwanted();
+    if (!calibrated_ && scheduler_.running() == 0 && !(scheduler_.idle() && warming_.empty())) Calibrate();
     StartWaiting();
     if (scheduler_.running() > 0) {
       RunStep();
@@ -268,7 +312,7 @@ void Engine::RunStep() {
   }
   const TimePoint now = parts_.clock->Now();
   bool drew_a_token = false;
-  for (const SequenceRows& rows : plan.sequences) counting_.rows += static_cast<int64_t>(rows.tokens.size());
+  CountStep(plan, *result);
   for (const StepOutcome& outcome : scheduler_.Apply(plan, *std::move(result))) {
     drew_a_token |= outcome.status.ok() && !outcome.rows.empty();
     Book(outcome, now);
@@ -285,6 +329,7 @@ void Engine::RunWarmStep() {
   rows.sequence = SequenceId(next_sequence_++);
   rows.pages = {0};
   rows.tokens = {0};
+  rows.prompt_tokens = 1;
   rows.sampled_rows = 1;
   rows.sampling.temperature = 0;
   plan.sequences.push_back(rows);
@@ -296,6 +341,53 @@ void Engine::RunWarmStep() {
   AnswerWarm(result->sequences[0].status);
 }
 
+void Engine::Calibrate() {
+  const SpeculationPolicy& policy = scheduler_.controller().policy();
+  const bool mtp = std::count(info_.drafters.begin(), info_.drafters.end(), DraftSource::kMtp) > 0;
+  if (policy.mode != DraftMode::kAuto || !policy.calibrate || !mtp ||
+      !MayDraft(policy.drafter, DraftSource::kMtp)) {
+    calibrated_ = true;
+    return;
+  }
+  if (!Degraded().ok()) return;  // another time
+  const CalibrationLimits limits{scheduler_.max_running(), scheduler_.max_rows(), scheduler_.prefill_chunk()};
+  const absl::StatusOr<std::vector<StepCost>> costs = MeasureStepCosts(
+      *parts_.trunk, limits, [this] { return SequenceId(next_sequence_++); },
+      [this] { return StepId(next_step_++); });
+  if (!costs.ok()) return;
+  calibrated_ = true;
+  for (const StepCost& cost : *costs)
+    scheduler_.controller().SeedCost(cost.batch, cost.depth, cost.run_s, cost.draft_s);
+}
+
+void Engine::CountStep(const StepPlan& plan, const StepResult& result) {
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    counting_.rows +=
+        static_cast<int64_t>(plan.sequences[i].tokens.size()) + result.sequences[i].drafted;
+  }
+  const bool drafts = std::any_of(result.sequences.begin(), result.sequences.end(),
+                                  [](const SequenceResult& s) { return s.drafted > 0; });
+  counting_.speculation.draft_s += result.draft_s;
+  if (drafts) counting_.speculation.verify_s += result.run_s;
+  if (counting_.distinct_experts.size() < result.distinct_experts.size())
+    counting_.distinct_experts.resize(result.distinct_experts.size());
+  for (size_t layer = 0; layer < result.distinct_experts.size(); ++layer)
+    counting_.distinct_experts[layer].Count(result.distinct_experts[layer]);
+}
+
+// Of the accepted drafts those count whose tokens were emitted.
+void Engine::CountDrafts(Generation& generation, const StepOutcome& outcome, int64_t emitted) {
+  ++generation.decode_steps;
+  SpeculationCounters& all = counting_.speculation;
+  ++all.decode_steps;
+  ++all.depths[static_cast<size_t>(outcome.drafted)];
+  if (outcome.drafted == 0) return;
+  const auto accepted = static_cast<int64_t>(outcome.rows.size()) - 1;
+  const auto taken = static_cast<int32_t>(std::min(accepted, emitted));
+  generation.drafts[IndexOf(outcome.source)].Count(outcome.drafted, taken);
+  all.sources[IndexOf(outcome.source)].Count(outcome.drafted, taken);
+}
+
 void Engine::AnswerWarm(const absl::Status& status) {
   for (WarmRequest& request : warming_) request.done.set_value(status);
   warming_.clear();
@@ -303,28 +395,37 @@ void Engine::AnswerWarm(const absl::Status& status) {
 
 void Engine::Book(const StepOutcome& outcome, TimePoint now) {
   if (!outcome.status.ok()) return End(outcome.id, outcome.status, FinishReason::kCancelled, {});
+  if (outcome.rows.empty()) return;
   Generation& generation = *generations_.at(outcome.id);
-  if (!outcome.logits_hash.empty()) generation.logits_hash = outcome.logits_hash;
-  for (const RowResult& row : outcome.rows) {
-    ++counting_.tokens;
-    if (!generation.first_token) generation.first_token = now;
-    generation.last_token = now;
-    StreamedPiece piece = generation.streamer.Next(row.token);
+  if (!generation.first_token) generation.first_token = now;
+  generation.last_token = now;
+  std::vector<GeneratedToken> tokens;
+  StreamedPiece piece;
+  for (size_t i = 0; i < outcome.rows.size() && !piece.finish; ++i) {
+    const RowResult& row = outcome.rows[i];
+    piece = generation.streamer.Next(row.token);
     if (!piece.finish && generation.expired(now)) {
       piece.text += generation.streamer.Flush();
       piece.finish = FinishReason::kTimeLimit;
     }
-    GeneratedToken token;
+    GeneratedToken& token = tokens.emplace_back();
     token.id = row.token;
     token.text = std::move(piece.text);
     if (parts_.tokenizer != nullptr) token.bytes = std::string(parts_.tokenizer->TokenBytes(row.token));
     if (generation.logprobs) token.logprob = row.logprob;
     token.top = row.top;
-    std::vector<GeneratedToken> tokens;
-    tokens.push_back(std::move(token));
-    generation.sink->OnTokens(std::move(tokens));
-    if (piece.finish) return End(outcome.id, absl::OkStatus(), *piece.finish, std::move(piece.match));
+    token.drafted = i + 1 < outcome.rows.size();
+    if (!row.logits_hash.empty()) generation.logits_hash = row.logits_hash;
   }
+  // Without hashes by row there was one row, or all of them count.
+  if (outcome.rows.back().logits_hash.empty() && !outcome.logits_hash.empty())
+    generation.logits_hash = outcome.logits_hash;
+  // What stands behind the end was drawn and is nobody's.
+  const auto emitted = static_cast<int64_t>(tokens.size());
+  counting_.tokens += emitted;
+  CountDrafts(generation, outcome, emitted);
+  generation.sink->OnTokens(std::move(tokens));
+  if (piece.finish) End(outcome.id, absl::OkStatus(), *piece.finish, std::move(piece.match));
 }
 
 void Engine::End(SequenceId id, absl::Status status, FinishReason reason, StopMatch match) {
@@ -340,6 +441,7 @@ void Engine::End(SequenceId id, absl::Status status, FinishReason reason, StopMa
   end.reason = reason;
   end.match = std::move(match);
   end.usage = {generation->prompt_tokens, generation->streamer.count()};
+  end.speculation = StatsOf(generation->decode_steps, generation->drafts);
   end.seed = generation->seed;
   end.logits_hash = std::move(generation->logits_hash);
   end.fingerprint = info_.fingerprint;

@@ -3,8 +3,10 @@
 // same engine.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -38,6 +40,24 @@ class GenerationTicket {
   std::atomic<bool> cancelled_{false};
 };
 
+// Speculation of all requests since the start.
+struct SpeculationCounters {
+  std::array<SourceStats, kDraftSources> sources;             // [IndexOf(source)]; a step of one sequence each
+  std::array<int64_t, kMaxDraft + 1> depths{};                // [drafts verified] decode steps of a sequence
+  int64_t decode_steps = 0;                                   // of a sequence: that brought tokens
+  double draft_s = 0;                                         // drafting
+  double verify_s = 0;                                        // the rest of steps with drafts
+};
+
+// In how many steps how many experts of a layer were visited.
+struct ExpertHistogram {
+  static constexpr std::array<int32_t, 11> kBounds = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
+  std::array<int64_t, kBounds.size() + 1> counts{};  // up to kBounds[i], and above all
+  int64_t sum = 0;
+
+  void Count(int32_t experts);
+};
+
 // What everything outside the engine thread may know of its state; as of the end of the last step.
 struct EngineStats {
   int32_t running = 0;
@@ -49,6 +69,8 @@ struct EngineStats {
   int64_t tokens = 0;  // generated
   int64_t rows = 0;    // run, prompts included
   ExchangeCounters exchange;
+  SpeculationCounters speculation;
+  std::vector<ExpertHistogram> distinct_experts;  // [MoE layers]; empty until a trunk counts them
 };
 
 class Engine {
@@ -58,6 +80,7 @@ class Engine {
     const Tokenizer* tokenizer = nullptr;  // may be null: then ids only, no text
     const ClusterView* cluster = nullptr;  // may be null: then there is one node
     Clock* clock = &Clock::Real();
+    std::function<void(const std::string&)> log = nullptr;  // sentences for operators; engine thread
   };
 
   Engine(Parts parts, GenerationDefaults defaults, SchedulerOptions options);
@@ -115,8 +138,12 @@ class Engine {
   void StartWaiting();
   void RunStep();
   void RunWarmStep();
+  // Measures what steps cost, once, while nothing runs. Takes seconds at most; a failure is left to the
+  // request that comes next to report.
+  void Calibrate();
   void Book(const StepOutcome& outcome, TimePoint now);
-  void EmitToken(Generation& generation, SequenceId id, const RowResult& row, TimePoint now);
+  void CountStep(const StepPlan& plan, const StepResult& result);
+  void CountDrafts(Generation& generation, const StepOutcome& outcome, int64_t emitted);
   void End(SequenceId id, absl::Status status, FinishReason reason, StopMatch match);
   void AnswerWarm(const absl::Status& status);
   void Publish();
@@ -124,6 +151,7 @@ class Engine {
 
   const Parts parts_;
   const GenerationDefaults defaults_;
+  const SpeculationPolicy policy_;
   const TrunkInfo info_;
   Mailbox<Message> mailbox_;
   std::atomic<uint64_t> next_sequence_{1};
@@ -135,6 +163,7 @@ class Engine {
   std::unordered_map<SequenceId, std::unique_ptr<Generation>> generations_;
   std::vector<WarmRequest> warming_;
   uint64_t next_step_ = 1;
+  bool calibrated_ = false;
   EngineStats counting_;
 
   mutable std::mutex stats_mutex_;

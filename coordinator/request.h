@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/step.h"
+#include "coordinator/speculation.h"
 
 namespace paceline {
 
@@ -23,6 +24,11 @@ struct SamplingOptions {
   std::optional<int64_t> top_k = {};  // 0 = off
   std::optional<float> min_p = {};
   std::optional<uint64_t> seed = {};
+  std::optional<float> presence_penalty = {};    // 0 = off
+  std::optional<float> frequency_penalty = {};   // 0 = off
+  std::optional<float> repetition_penalty = {};  // 1 = off
+  std::map<TokenId, float> logit_bias = {};
+  std::vector<TokenId> allowed_token_ids = {};  // empty: all
 };
 
 struct StoppingOptions {
@@ -41,6 +47,7 @@ struct GenerateRequest {
       {};  // text (special tokens recognised, nothing added) or ids
   SamplingOptions sampling;
   StoppingOptions stopping;
+  SpeculationOptions speculation;
   bool logprobs = false;     // of every generated token
   int32_t top = 0;           // candidates per generated token, with their log-probabilities
   bool hash_logits = false;  // fill GenerationEnd::logits_hash
@@ -84,6 +91,7 @@ struct GeneratedToken {
   std::string bytes;             // the token's own
   std::optional<float> logprob;  // before any transform
   std::vector<Candidate> top;
+  bool drafted = false;  // a drafter had guessed it
 };
 
 struct Usage {
@@ -91,12 +99,27 @@ struct Usage {
   int64_t completion_tokens = 0;
 };
 
+// Tokens, steps and drafts are different things and are counted apart: a request's tokens stand in Usage.
 struct SpeculationStats {
-  std::string method = "off";
-  int64_t steps = 0;  // verify steps
+  std::string method = "off";  // the source of most drafts: "mtp", "suffix"; "off" when none was verified
+  int64_t decode_steps = 0;    // steps that brought tokens, verify steps among them
+  int64_t steps = 0;           // verify steps
   int64_t drafted = 0;
   int64_t accepted = 0;
-  std::vector<int64_t> accepted_per_position;
+  std::vector<int64_t> acceptance_histogram;   // [drafts accepted in a verify step]
+  std::vector<int64_t> accepted_per_position;  // [position in the draft]
+  struct Source {
+    std::string name;
+    int64_t steps = 0;
+    int64_t drafted = 0;
+    int64_t accepted = 0;
+  };
+  std::vector<Source> sources;  // those that drafted
+
+  // The token that is always the target's own included.
+  double mean_accepted_length() const {
+    return steps > 0 ? 1.0 + static_cast<double>(accepted) / static_cast<double>(steps) : 1.0;
+  }
 };
 
 struct GenerationTimings {

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <memory>
 #include <random>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/status.h"
 #include "coordinator/api_error.h"
 
 namespace paceline {
@@ -17,16 +20,61 @@ constexpr int32_t kMaxCandidates = 20;
 constexpr size_t kMaxStopStrings = 64;
 constexpr size_t kMaxStopBytes = 1024;
 constexpr size_t kMaxStopTokens = 1024;
+constexpr float kMaxBias = 100.0f;  // as OpenAI bounds it
 
 uint64_t RandomSeed() {
   std::random_device device;
   return (uint64_t{device()} << 32) | device();
 }
 
+absl::Status CheckPenalties(const Sampling& sampling) {
+  const auto check = [](const char* field, float value, float bound) -> absl::Status {
+    if (std::isfinite(value) && value > bound) return absl::OkStatus();
+    return FieldError(field, bound == 0.0f ? absl::StrCat("expected a finite number above 0, got ", value)
+                                           : absl::StrCat("expected a finite number, got ", value));
+  };
+  constexpr float kNoBound = -std::numeric_limits<float>::infinity();
+  RETURN_IF_ERROR(check("sampling.repetition_penalty", sampling.repetition_penalty, 0.0f));
+  RETURN_IF_ERROR(check("sampling.presence_penalty", sampling.presence_penalty, kNoBound));
+  return check("sampling.frequency_penalty", sampling.frequency_penalty, kNoBound);
+}
+
+// Null when there is nothing to adjust.
+absl::StatusOr<std::shared_ptr<const LogitAdjustments>> ResolveAdjustments(const SamplingOptions& options,
+                                                                           int64_t vocab,
+                                                                           const Tokenizer* tokenizer) {
+  if (options.logit_bias.empty() && options.allowed_token_ids.empty()) return nullptr;
+  const auto outside = [vocab](const char* field, TokenId id) {
+    return FieldError(field,
+                      absl::StrCat("id ", id, " is outside the vocabulary; expected 0 to ", vocab - 1));
+  };
+  auto adjustments = std::make_shared<LogitAdjustments>();
+  for (const auto& [id, bias] : options.logit_bias) {
+    if (id < 0 || id >= vocab) return outside("sampling.logit_bias", id);
+    if (!(bias >= -kMaxBias && bias <= kMaxBias)) {
+      return FieldError("sampling.logit_bias", absl::StrCat("expected a number from ", -kMaxBias, " to ",
+                                                            kMaxBias, " for id ", id, ", got ", bias));
+    }
+    adjustments->bias.emplace_back(id, bias);
+  }
+  for (const TokenId id : options.allowed_token_ids) {
+    if (id < 0 || id >= vocab) return outside("sampling.allowed_token_ids", id);
+    if (tokenizer == nullptr || tokenizer->HasToken(id)) adjustments->allowed.push_back(id);
+  }
+  std::vector<TokenId>& allowed = adjustments->allowed;
+  if (allowed.empty() && !options.allowed_token_ids.empty()) {
+    return FieldError("sampling.allowed_token_ids",
+                      "none of the ids is a token of this model's tokenizer; allow at least one that is");
+  }
+  std::sort(allowed.begin(), allowed.end());
+  allowed.erase(std::unique(allowed.begin(), allowed.end()), allowed.end());
+  return adjustments;
+}
+
 }  // namespace
 
 absl::StatusOr<Sampling> ResolveSampling(const SamplingOptions& options, const GenerationDefaults& defaults,
-                                         int64_t vocab) {
+                                         int64_t vocab, const Tokenizer* tokenizer) {
   Sampling sampling;
   const float file_temperature = defaults.do_sample == false ? 0.0f : defaults.temperature.value_or(1.0f);
   sampling.temperature = options.temperature.value_or(file_temperature);
@@ -52,7 +100,38 @@ absl::StatusOr<Sampling> ResolveSampling(const SamplingOptions& options, const G
   }
   sampling.top_k = top_k >= vocab ? 0 : static_cast<int32_t>(top_k);
   sampling.seed = options.seed.has_value() ? *options.seed : RandomSeed();
+  sampling.repetition_penalty = options.repetition_penalty.value_or(1.0f);
+  sampling.presence_penalty = options.presence_penalty.value_or(0.0f);
+  sampling.frequency_penalty = options.frequency_penalty.value_or(0.0f);
+  RETURN_IF_ERROR(CheckPenalties(sampling));
+  ASSIGN_OR_RETURN(sampling.adjustments, ResolveAdjustments(options, vocab, tokenizer));
   return sampling;
+}
+
+absl::StatusOr<DraftChoice> ResolveSpeculation(const GenerateRequest& request,
+                                               const SpeculationPolicy& policy) {
+  const SpeculationOptions& options = request.speculation;
+  if (options.acceptance == AcceptanceRule::kRejection && request.sampling.seed) {
+    return FieldError("speculation.acceptance",
+                      "rejection sampling draws as many random numbers as drafts happen to need, so a seed "
+                      "would not bring the same text again; leave out the seed, or use coupled acceptance");
+  }
+  const DraftMode mode = options.mode.value_or(policy.mode);
+  const std::optional<int64_t>& asked = options.max_draft_tokens;
+  if (asked && (*asked < 0 || *asked > kMaxDraft)) {
+    return FieldError("speculation.max_draft_tokens",
+                      absl::StrCat("expected 0 to ", kMaxDraft, ", got ", *asked));
+  }
+  if (options.mode == DraftMode::kFixed && !asked) {
+    return FieldError("speculation.max_draft_tokens",
+                      absl::StrCat("mode FIXED needs the number of drafts per step, 0 to ", kMaxDraft));
+  }
+  DraftChoice choice{mode, static_cast<int32_t>(asked.value_or(policy.depth))};
+  // A cap on the server's default, not a depth of the request's own.
+  if (!options.mode) choice.depth = std::min(choice.depth, policy.depth);
+  if (choice.depth == 0) choice.mode = DraftMode::kOff;
+  if (choice.mode == DraftMode::kOff) choice.depth = 0;
+  return choice;
 }
 
 absl::Status CheckPrompt(const std::vector<TokenId>& prompt, int64_t vocab) {

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "base/step.h"
 #include "coordinator/request.h"
+#include "coordinator/tokenizer.h"
 
 namespace paceline {
 
@@ -21,9 +22,14 @@ struct GenerationDefaults {
 };
 
 // Request, then file, then 1.0 / off / 1.0 / 0 for temperature, top_k, top_p, min_p. An absent seed is drawn
-// from the machine. REQ-001 names a knob outside its range.
+// from the machine. Of the allowed ids those stay that `tokenizer`, where given, has. REQ-001 names a knob
+// outside its range, and allowed ids of which none is left.
 absl::StatusOr<Sampling> ResolveSampling(const SamplingOptions& options, const GenerationDefaults& defaults,
-                                         int64_t vocab);
+                                         int64_t vocab, const Tokenizer* tokenizer = nullptr);
+
+// Request, then policy. REQ-001: a depth that is none, or rejection sampling together with a seed.
+absl::StatusOr<DraftChoice> ResolveSpeculation(const GenerateRequest& request,
+                                               const SpeculationPolicy& policy);
 
 // The prompt as a trunk may run it. REQ-001: no tokens, or an id outside [0, vocab) with its index.
 absl::Status CheckPrompt(const std::vector<TokenId>& prompt, int64_t vocab);

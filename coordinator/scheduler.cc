@@ -9,14 +9,17 @@
 
 namespace paceline {
 
-Scheduler::Scheduler(const TrunkInfo& info, SchedulerOptions options) {
+Scheduler::Scheduler(const TrunkInfo& info, SchedulerOptions options,
+                     std::function<void(const std::string&)> warn)
+    : controller_(options.speculation, std::move(warn)) {
   CHECK_GE(info.slots, 1);
   CHECK_GE(info.pages, 1);
   CHECK_GE(options.prefill_chunk, 1);
   context_ = std::min<int64_t>(info.context, info.pages * kPagePositions);
   pages_total_ = info.pages;
   prefill_chunk_ = options.prefill_chunk;
-  max_rows_ = options.max_rows > 0 ? options.max_rows : info.slots + options.prefill_chunk;
+  const int32_t per_slot = info.drafters.empty() ? 1 : 1 + kMaxDraft;
+  max_rows_ = options.max_rows > 0 ? options.max_rows : info.slots * per_slot + options.prefill_chunk;
   // Never more sequences than rows: then decode rows always fit, and a prompt always finds at least one row.
   max_sequences_ = std::min(info.slots, max_rows_);
   if (options.max_sequences > 0) max_sequences_ = std::min(max_sequences_, options.max_sequences);
@@ -68,6 +71,7 @@ SequenceRows Scheduler::Rows(const Sequence& sequence, int64_t rows) const {
   const auto first = sequence.tokens.begin() + sequence.computed;
   out.tokens.assign(first, first + rows);
   out.sampled_rows = rows == sequence.pending() ? 1 : 0;
+  out.prompt_tokens = static_cast<int64_t>(sequence.spec.prompt.size());
   out.sampling = sequence.spec.sampling;
   out.top = sequence.spec.top;
   out.logprobs = sequence.spec.logprobs;
@@ -75,16 +79,19 @@ SequenceRows Scheduler::Rows(const Sequence& sequence, int64_t rows) const {
   return out;
 }
 
-StepPlan Scheduler::Plan(StepId step) const {
+StepPlan Scheduler::Plan(StepId step) {
   StepPlan plan;
   plan.step = step;
   int64_t rows_left = max_rows_;
+  std::vector<Sequence*> decoding;  // [i] of plan.sequences[i]
   for (const auto& sequence : running_) {
     if (sequence->in_prompt()) continue;
     CHECK_EQ(sequence->pending(), 1);
     plan.sequences.push_back(Rows(*sequence, 1));
+    decoding.push_back(sequence.get());
     --rows_left;
   }
+  int64_t prompt_rows = 0;
   int64_t prompt_left = std::min<int64_t>(prefill_chunk_, rows_left);
   for (const auto& sequence : running_) {
     if (prompt_left == 0) break;
@@ -92,12 +99,51 @@ StepPlan Scheduler::Plan(StepId step) const {
     const int64_t rows = std::min(prompt_left, sequence->pending());
     plan.sequences.push_back(Rows(*sequence, rows));
     prompt_left -= rows;
+    prompt_rows += rows;
   }
+  PlanDrafts(decoding, prompt_rows, &plan);
   return plan;
+}
+
+void Scheduler::PlanDrafts(const std::vector<Sequence*>& decoding, int64_t prompt_rows, StepPlan* plan) {
+  std::vector<DraftCandidate> candidates;
+  for (const Sequence* sequence : decoding) {
+    candidates.push_back(
+        {sequence->spec.id, sequence->spec.draft, sequence->max_draft(), sequence->offers});
+  }
+  const std::vector<DraftDecision> decisions =
+      controller_.Decide(candidates, {.rows = max_rows_ - prompt_rows, .prefill_rows = prompt_rows});
+  for (size_t i = 0; i < decisions.size(); ++i) {
+    if (decisions[i].depth == 0) continue;
+    plan->sequences[i].drafter = decisions[i].source;
+    plan->sequences[i].draft_depth = decisions[i].depth;
+  }
+}
+
+// Decoding sequences stand first in a plan, and each has fed everything it had.
+void Scheduler::ObserveDrafts(const StepPlan& plan, const StepResult& result) {
+  StepObservation observation;
+  observation.draft_s = result.draft_s;
+  observation.run_s = result.run_s;
+  std::vector<DraftOutcome> outcomes;
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const SequenceRows& planned = plan.sequences[i];
+    const SequenceResult& got = result.sequences[i];
+    if (planned.first_position < planned.prompt_tokens) {
+      observation.prefill_rows += static_cast<int64_t>(planned.tokens.size());
+      continue;
+    }
+    const bool judged = got.status.ok() && got.drafted > 0;
+    outcomes.push_back({planned.sequence, planned.drafter, judged ? got.drafted : 0,
+                        judged ? static_cast<int32_t>(got.rows.size()) - 1 : 0});
+  }
+  observation.outcomes = outcomes;
+  controller_.Observe(observation);
 }
 
 std::vector<StepOutcome> Scheduler::Apply(const StepPlan& plan, StepResult result) {
   CHECK_EQ(plan.sequences.size(), result.sequences.size());
+  ObserveDrafts(plan, result);
   std::vector<StepOutcome> outcomes;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const SequenceRows& planned = plan.sequences[i];
@@ -107,12 +153,21 @@ std::vector<StepOutcome> Scheduler::Apply(const StepPlan& plan, StepResult resul
                                     [&](const auto& s) { return s->spec.id == planned.sequence; });
     CHECK(found != running_.end());
     Sequence& sequence = **found;
-    StepOutcome outcome{planned.sequence, std::move(got.status), {}, std::move(got.logits_hash)};
+    StepOutcome outcome;
+    outcome.id = planned.sequence;
+    outcome.status = std::move(got.status);
+    outcome.logits_hash = std::move(got.logits_hash);
     if (outcome.status.ok()) {
-      CHECK_EQ(got.rows.size(), static_cast<size_t>(planned.sampled_rows));
-      sequence.computed += static_cast<int64_t>(planned.tokens.size());
+      CHECK(got.drafted >= 0 && got.drafted <= planned.draft_depth);
+      const auto drawn = static_cast<int64_t>(got.rows.size());
+      CHECK(drawn >= planned.sampled_rows && drawn <= planned.sampled_rows + got.drafted);
+      // The rows fed, and of the drafts those that were right: their rows count as fed.
+      sequence.computed += static_cast<int64_t>(planned.tokens.size()) + drawn - planned.sampled_rows;
       for (const RowResult& row : got.rows) sequence.tokens.push_back(row.token);
+      sequence.offers = std::move(got.offers);
       outcome.rows = std::move(got.rows);
+      outcome.drafted = got.drafted;
+      outcome.source = got.drafted > 0 ? planned.drafter : DraftSource::kNone;
     }
     outcomes.push_back(std::move(outcome));
   }
@@ -120,6 +175,7 @@ std::vector<StepOutcome> Scheduler::Apply(const StepPlan& plan, StepResult resul
 }
 
 bool Scheduler::Remove(SequenceId id) {
+  controller_.Forget(id);
   const auto running =
       std::find_if(running_.begin(), running_.end(), [&](const auto& s) { return s->spec.id == id; });
   if (running != running_.end()) {

@@ -32,20 +32,21 @@ absl::Status CheckUnsupported(const pb::GenerateRequest& wire) {
   const pb::SamplingParams& sampling = wire.sampling();
   if (wire.has_chat()) return NotYet("chat");
   if (wire.priority() != 0) return NotYet("priority");
-  if (sampling.presence_penalty() != 0) return NotYet("sampling.presence_penalty");
-  if (sampling.frequency_penalty() != 0) return NotYet("sampling.frequency_penalty");
-  if (sampling.has_repetition_penalty() && sampling.repetition_penalty() != 1)
-    return NotYet("sampling.repetition_penalty");
   if (sampling.has_num_sequences() && sampling.num_sequences() == 0) {
     return FieldError("sampling.num_sequences", "expected at least 1, got 0");
   }
   if (sampling.num_sequences() > 1) return NotYet("sampling.num_sequences");
-  if (!sampling.logit_bias().empty()) return NotYet("sampling.logit_bias");
-  if (!sampling.allowed_token_ids().empty()) return NotYet("sampling.allowed_token_ids");
   if (wire.constraint().kind_case() != pb::Constraint::KIND_NOT_SET) return NotYet("constraint");
   if (wire.response().has_prompt_logprobs()) return NotYet("response.prompt_logprobs");
   if (wire.response().usage_every_chunk()) return NotYet("response.usage_every_chunk");
   return absl::OkStatus();
+}
+
+absl::StatusOr<TokenId> IdFromWire(uint32_t id, const char* field) {
+  if (id > static_cast<uint32_t>(std::numeric_limits<TokenId>::max())) {
+    return FieldError(field, absl::StrCat("id ", id, " is outside every vocabulary"));
+  }
+  return static_cast<TokenId>(id);
 }
 
 absl::StatusOr<std::vector<TokenId>> IdsFromWire(const google::protobuf::RepeatedField<uint32_t>& wire,
@@ -62,14 +63,113 @@ absl::StatusOr<std::vector<TokenId>> IdsFromWire(const google::protobuf::Repeate
   return ids;
 }
 
-SamplingOptions SamplingFromWire(const pb::SamplingParams& wire) {
+absl::StatusOr<SamplingOptions> SamplingFromWire(const pb::SamplingParams& wire) {
   SamplingOptions sampling;
   if (wire.has_temperature()) sampling.temperature = wire.temperature();
   if (wire.has_top_p()) sampling.top_p = wire.top_p();
   if (wire.has_top_k()) sampling.top_k = wire.top_k();
   if (wire.has_min_p()) sampling.min_p = wire.min_p();
   if (wire.has_seed()) sampling.seed = wire.seed();
+  if (wire.has_presence_penalty()) sampling.presence_penalty = wire.presence_penalty();
+  if (wire.has_frequency_penalty()) sampling.frequency_penalty = wire.frequency_penalty();
+  if (wire.has_repetition_penalty()) sampling.repetition_penalty = wire.repetition_penalty();
+  for (const auto& [id, bias] : wire.logit_bias()) {
+    ASSIGN_OR_RETURN(const TokenId token, IdFromWire(id, "sampling.logit_bias"));
+    sampling.logit_bias[token] = bias;
+  }
+  ASSIGN_OR_RETURN(sampling.allowed_token_ids,
+                   IdsFromWire(wire.allowed_token_ids(), "sampling.allowed_token_ids"));
   return sampling;
+}
+
+absl::StatusOr<SpeculationOptions> SpeculationFromWire(const pb::SpeculationOptions& wire) {
+  SpeculationOptions speculation;
+  switch (wire.mode()) {
+    case pb::SpeculationOptions::MODE_UNSPECIFIED:
+      break;
+    case pb::SpeculationOptions::MODE_AUTO:
+      speculation.mode = DraftMode::kAuto;
+      break;
+    case pb::SpeculationOptions::MODE_OFF:
+      speculation.mode = DraftMode::kOff;
+      break;
+    case pb::SpeculationOptions::MODE_FIXED:
+      speculation.mode = DraftMode::kFixed;
+      break;
+    default:
+      return FieldError("speculation.mode",
+                        absl::StrCat("expected AUTO, OFF or FIXED, got ", static_cast<int>(wire.mode())));
+  }
+  if (wire.has_max_draft_tokens()) speculation.max_draft_tokens = wire.max_draft_tokens();
+  switch (wire.acceptance()) {
+    case pb::SpeculationOptions::ACCEPTANCE_UNSPECIFIED:
+    case pb::SpeculationOptions::ACCEPTANCE_COUPLED:
+      break;
+    case pb::SpeculationOptions::ACCEPTANCE_REJECTION:
+      speculation.acceptance = AcceptanceRule::kRejection;
+      break;
+    default:
+      return FieldError(
+          "speculation.acceptance",
+          absl::StrCat("expected COUPLED or REJECTION, got ", static_cast<int>(wire.acceptance())));
+  }
+  return speculation;
+}
+
+void SpeculationToWire(const SpeculationOptions& speculation, pb::SpeculationOptions* wire) {
+  if (speculation.mode) {
+    switch (*speculation.mode) {
+      case DraftMode::kAuto:
+        wire->set_mode(pb::SpeculationOptions::MODE_AUTO);
+        break;
+      case DraftMode::kOff:
+        wire->set_mode(pb::SpeculationOptions::MODE_OFF);
+        break;
+      case DraftMode::kFixed:
+        wire->set_mode(pb::SpeculationOptions::MODE_FIXED);
+        break;
+    }
+  }
+  if (speculation.max_draft_tokens)
+    wire->set_max_draft_tokens(static_cast<uint32_t>(*speculation.max_draft_tokens));
+  if (speculation.acceptance == AcceptanceRule::kRejection)
+    wire->set_acceptance(pb::SpeculationOptions::ACCEPTANCE_REJECTION);
+}
+
+void StatsToWire(const SpeculationStats& stats, pb::SpeculationStats* wire) {
+  wire->set_method(stats.method);
+  wire->set_verify_steps(static_cast<uint32_t>(stats.steps));
+  wire->set_drafted(static_cast<uint32_t>(stats.drafted));
+  wire->set_accepted(static_cast<uint32_t>(stats.accepted));
+  wire->set_mean_accepted_length(stats.mean_accepted_length());
+  wire->set_decode_steps(static_cast<uint32_t>(stats.decode_steps));
+  for (const int64_t n : stats.acceptance_histogram)
+    wire->add_acceptance_histogram(static_cast<uint32_t>(n));
+  for (const int64_t n : stats.accepted_per_position)
+    wire->add_accepted_per_position(static_cast<uint32_t>(n));
+  for (const SpeculationStats::Source& source : stats.sources) {
+    pb::SpeculationStats::SourceStats* out = wire->add_sources();
+    out->set_source(source.name);
+    out->set_verify_steps(static_cast<uint32_t>(source.steps));
+    out->set_drafted(static_cast<uint32_t>(source.drafted));
+    out->set_accepted(static_cast<uint32_t>(source.accepted));
+  }
+}
+
+SpeculationStats StatsFromWire(const pb::SpeculationStats& wire) {
+  SpeculationStats stats;
+  stats.method = wire.method();
+  stats.decode_steps = wire.decode_steps();
+  stats.steps = wire.verify_steps();
+  stats.drafted = wire.drafted();
+  stats.accepted = wire.accepted();
+  stats.acceptance_histogram.assign(wire.acceptance_histogram().begin(), wire.acceptance_histogram().end());
+  stats.accepted_per_position.assign(wire.accepted_per_position().begin(),
+                                     wire.accepted_per_position().end());
+  for (const pb::SpeculationStats::SourceStats& source : wire.sources()) {
+    stats.sources.push_back({source.source(), source.verify_steps(), source.drafted(), source.accepted()});
+  }
+  return stats;
 }
 
 absl::StatusOr<StoppingOptions> StoppingFromWire(const pb::StoppingParams& wire) {
@@ -140,7 +240,8 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire) {
     default:
       return FieldError("input", "expected text or token_ids, got neither");
   }
-  request.sampling = SamplingFromWire(wire.sampling());
+  ASSIGN_OR_RETURN(request.sampling, SamplingFromWire(wire.sampling()));
+  ASSIGN_OR_RETURN(request.speculation, SpeculationFromWire(wire.speculation()));
   ASSIGN_OR_RETURN(request.stopping, StoppingFromWire(wire.stopping()));
   const pb::ResponseOptions& response = wire.response();
   request.logprobs = response.has_output_logprobs();
@@ -174,6 +275,16 @@ void RequestToWire(const GenerateRequest& request, pb::GenerateRequest* wire) {
   if (request.sampling.top_k) sampling->set_top_k(static_cast<uint32_t>(*request.sampling.top_k));
   if (request.sampling.min_p) sampling->set_min_p(*request.sampling.min_p);
   if (request.sampling.seed) sampling->set_seed(*request.sampling.seed);
+  if (request.sampling.presence_penalty) sampling->set_presence_penalty(*request.sampling.presence_penalty);
+  if (request.sampling.frequency_penalty)
+    sampling->set_frequency_penalty(*request.sampling.frequency_penalty);
+  if (request.sampling.repetition_penalty)
+    sampling->set_repetition_penalty(*request.sampling.repetition_penalty);
+  for (const auto& [id, bias] : request.sampling.logit_bias)
+    (*sampling->mutable_logit_bias())[static_cast<uint32_t>(id)] = bias;
+  for (const TokenId id : request.sampling.allowed_token_ids)
+    sampling->add_allowed_token_ids(static_cast<uint32_t>(id));
+  SpeculationToWire(request.speculation, wire->mutable_speculation());
   pb::StoppingParams* stopping = wire->mutable_stopping();
   if (request.stopping.max_tokens)
     stopping->set_max_tokens(static_cast<uint32_t>(*request.stopping.max_tokens));
@@ -200,6 +311,7 @@ void TokenToWire(const GeneratedToken& token, const ResponseShape& shape, pb::To
   if (shape.text) wire->set_text(token.text);
   if (shape.bytes) wire->set_bytes(token.bytes);
   if (token.logprob) wire->set_logprob(*token.logprob);
+  wire->set_drafted(token.drafted);
   for (const Candidate& candidate : token.top) {
     pb::Token::Candidate* out = wire->add_candidates();
     out->set_id(static_cast<uint32_t>(candidate.token));
@@ -213,6 +325,7 @@ GeneratedToken TokenFromWire(const pb::Token& wire) {
   token.text = wire.text();
   token.bytes = wire.bytes();
   if (wire.has_logprob()) token.logprob = wire.logprob();
+  token.drafted = wire.drafted();
   for (const pb::Token::Candidate& candidate : wire.candidates()) {
     token.top.push_back({static_cast<TokenId>(candidate.id()), candidate.logprob()});
   }
@@ -257,14 +370,7 @@ void CompletedToWire(const GenerationEnd& end, pb::Completed* wire) {
   usage->set_total_tokens(static_cast<uint32_t>(end.usage.prompt_tokens + end.usage.completion_tokens));
   usage->set_accepted_draft_tokens(static_cast<uint32_t>(end.speculation.accepted));
   usage->set_rejected_draft_tokens(static_cast<uint32_t>(end.speculation.drafted - end.speculation.accepted));
-  pb::SpeculationStats* speculation = wire->mutable_speculation();
-  speculation->set_method(end.speculation.method);
-  speculation->set_verify_steps(static_cast<uint32_t>(end.speculation.steps));
-  speculation->set_drafted(static_cast<uint32_t>(end.speculation.drafted));
-  speculation->set_accepted(static_cast<uint32_t>(end.speculation.accepted));
-  for (const int64_t n : end.speculation.accepted_per_position) {
-    speculation->add_accepted_per_position(static_cast<uint32_t>(n));
-  }
+  StatsToWire(end.speculation, wire->mutable_speculation());
   pb::Timings* timings = wire->mutable_timings();
   timings->set_queue_seconds(end.timings.queue_s);
   timings->set_prefill_seconds(end.timings.prefill_s);
@@ -280,12 +386,7 @@ void CompletedToWire(const GenerationEnd& end, pb::Completed* wire) {
 void CompletedFromWire(const pb::Completed& wire, GenerationEnd* end) {
   end->usage.prompt_tokens = wire.usage().prompt_tokens();
   end->usage.completion_tokens = wire.usage().completion_tokens();
-  end->speculation.method = wire.speculation().method();
-  end->speculation.steps = wire.speculation().verify_steps();
-  end->speculation.drafted = wire.speculation().drafted();
-  end->speculation.accepted = wire.speculation().accepted();
-  end->speculation.accepted_per_position.assign(wire.speculation().accepted_per_position().begin(),
-                                                wire.speculation().accepted_per_position().end());
+  end->speculation = StatsFromWire(wire.speculation());
   end->timings.queue_s = wire.timings().queue_seconds();
   end->timings.prefill_s = wire.timings().prefill_seconds();
   end->timings.first_token_s = wire.timings().first_token_seconds();

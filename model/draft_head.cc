@@ -138,8 +138,12 @@ absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Load(
       parts[static_cast<size_t>(piece)] = *std::move(part);
     });
     RETURN_IF_ERROR(first_error);
+    size_t bytes = 0;
+    for (const PlainLinear& part : parts) bytes += part.data.size();
     for (PlainLinear& part : parts) {
-      if (part.outputs > 0) Append(plain, part);
+      if (part.outputs == 0) continue;
+      Append(plain, part);
+      plain.data.reserve(bytes);
     }
   }
   ASSIGN_OR_RETURN(head->head_, table.pack_linear(std::move(plain)));

@@ -152,7 +152,7 @@ class Candidates {
     while (keep < count) {
       if (keep == sorted) {
         // Nearly always the bound is crossed early, so sort no more than what is asked for.
-        const size_t until = std::min(count, sorted == 0 ? 64 : sorted * 8);
+        const size_t until = std::min(count, sorted == 0 ? 128 : sorted * 32);
         if (until < count)
           std::nth_element(kept_.begin() + sorted, kept_.begin() + until - 1, kept_.end(), Higher);
         std::sort(kept_.begin() + sorted, kept_.begin() + until, Higher);

@@ -9,21 +9,25 @@ inline void ConvolveChannels(const GdnShape& shape, const GdnWeights& weights, c
                              const RowRun& run, const GdnState& state, int64_t channel, float* c) {
   const int64_t channels = shape.channels(), left = channels - channel, taps = shape.conv_taps;
   const auto kept = [&](int64_t at) __attribute__((always_inline)) {  // relative to the run's first row
-    return state.window + (run.first_position + at + kGdnWindow) % kGdnWindow * channels + channel;
+    const uint64_t position = static_cast<uint64_t>(run.first_position + at + kGdnWindow);
+    return state.window + static_cast<int64_t>(position % kGdnWindow) * channels + channel;
   };
   const auto input = [&](int64_t at) __attribute__((always_inline)) {
-    return LoadUpTo(at < 0 ? kept(at) : qkv + (run.first_row + at) * channels + channel, left);
+    return at < 0 ? LoadUpTo(kept(at), left)
+                  : LoadUpTo(qkv + (run.first_row + at) * channels + channel, left);
   };
-  const auto tap = [&](int64_t j) __attribute__((always_inline)) {
+  alignas(64) float tap[kGdnMaxTaps][16] = {};  // of these channels, side by side
+  for (int64_t j = 0; j < taps; ++j) {
     const float* w = weights.conv + channel * taps + j;
-    if (left >= 16) return Gather(w, static_cast<int32_t>(taps));
-    float padded[16] = {};
-    for (int64_t i = 0; i < left; ++i) padded[i] = w[i * taps];
-    return Load(padded);
-  };
+    if (left >= 16) {
+      Store(tap[j], Gather(w, static_cast<int32_t>(taps)));
+    } else {
+      for (int64_t i = 0; i < left; ++i) tap[j][i] = w[i * taps];
+    }
+  }
   for (int64_t row = 0; row < run.rows; ++row) {
     F sum = Zero();
-    for (int64_t j = 0; j < taps; ++j) sum = Fma(tap(j), input(row - (taps - 1) + j), sum);
+    for (int64_t j = 0; j < taps; ++j) sum = Fma(Load(tap[j]), input(row - (taps - 1) + j), sum);
     StoreUpTo(c + (run.first_row + row) * channels + channel, SiluLanes(sum), left);
   }
   // Only now: every input of an earlier step has been read.

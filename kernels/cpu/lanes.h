@@ -94,6 +94,10 @@ struct ElementE4M3 {
   static constexpr int64_t kBytes = 1;
   static PACELINE_INLINE F At(const uint8_t* p) { return LoadE4M3(p); }
 };
+struct ElementSmallE4M3 {
+  static constexpr int64_t kBytes = 1;
+  static PACELINE_INLINE F At(const uint8_t* p) { return LoadSmallE4M3(p); }
+};
 // Up to sixteen bf16 elements, the rest zero.
 PACELINE_INLINE F LoadBf16UpTo(const uint16_t* p, int64_t count) {
   if (count >= 16) return ElementBf16::At(reinterpret_cast<const uint8_t*>(p));

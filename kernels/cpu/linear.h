@@ -7,8 +7,7 @@ constexpr int64_t kAhead = 8192;
 PACELINE_INLINE void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 constexpr int64_t kRowChunk = 64;  // rows that a float panel keeps totals of
-constexpr int64_t kUnpackRows =
-    8;  // from so many rows on, a block of weights is made fp32 once for all of them
+constexpr int Most(int rows) { return rows < kFloatRows ? rows : kFloatRows; }
 
 // Largest magnitude of a group; NaN when an element is not finite.
 PACELINE_INLINE float GroupMax(const float* x, int64_t count) {
@@ -104,13 +103,20 @@ PACELINE_INLINE F ScalesAt(const Matrix& m, int64_t index) {
 template <bool int4, int R>
 PACELINE_INLINE void IntegerTile(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
                                  const PreparedRow* rows, F* totals) {
+  // With few rows the dot products would wait for their own latency: each half of an octet gets a chain. INT8
+  // reads twice the bytes per product and waits for them anyway.
+  constexpr bool kTwoChains = int4 && R <= 2;
   const uint8_t* data = m.data + panel * m.panel_bytes;
+  const int64_t scale_bytes = m.scale_format == ScaleFormat::kF32 ? 4 : 2;
+  const uint8_t* scales = static_cast<const uint8_t*>(m.scales) + panel * m.groups * kLanes * scale_bytes;
   const int32_t base = m.terms[begin].first_octet, base_group = m.terms[begin].activation_group;
   for (int r = 0; r < R; ++r) totals[r] = Zero();
   for (int32_t t = begin; t < end; ++t) {
     const Term term = m.terms[t];
-    Dot dots[R];
-    for (int r = 0; r < R; ++r) dots[r] = {ZeroI(), ZeroI()};
+    Dot dots[R], more[R];
+    for (int r = 0; r < R; ++r) dots[r] = more[r] = {ZeroI(), ZeroI()};
+    // At least 4 terms ahead.
+    Prefetch(scales + term.group * kLanes * scale_bytes + 512);
     const uint8_t* line = data + term.first_octet * int64_t{int4 ? 64 : 128};
     const int64_t first = term.first_octet - base;
     for (int64_t o = first; o < first + term.octets; ++o) {
@@ -122,7 +128,7 @@ PACELINE_INLINE void IntegerTile(const Matrix& m, int64_t panel, int32_t begin, 
       line += int4 ? 64 : 128;
       for (int r = 0; r < R; ++r) {
         Accumulate(dots[r], low, rows[r].codes + 4 * o);
-        Accumulate(dots[r], high, rows[r].codes + 4 * o + 2);
+        Accumulate(kTwoChains ? more[r] : dots[r], high, rows[r].codes + 4 * o + 2);
       }
     }
     const int64_t at = (panel * m.groups + term.group) * kLanes;
@@ -131,31 +137,42 @@ PACELINE_INLINE void IntegerTile(const Matrix& m, int64_t panel, int32_t begin, 
     for (int r = 0; r < R; ++r) {
       const int32_t sum = static_cast<int32_t>(static_cast<uint32_t>(rows[r].prefix[first + term.octets]) -
                                                static_cast<uint32_t>(rows[r].prefix[first]));
-      const I exact = SubI(Finish(dots[r]), MulI(zero, SetI(sum)));
+      I exact = Finish(dots[r]);
+      if (kTwoChains) exact = AddI(exact, Finish(more[r]));
+      exact = SubI(exact, MulI(zero, SetI(sum)));
       const F product = Mul(scale, Set1(rows[r].scales[term.activation_group - base_group]));
       totals[r] = Fma(ToFloat(exact), product, totals[r]);
     }
   }
 }
 
+template <bool int4, int R, class Use>
+PACELINE_INLINE void IntegerTileRows(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
+                                     const PreparedRow* rows, int64_t row, const Use& use) {
+  F totals[R];
+  IntegerTile<int4, R>(m, panel, begin, end, rows + row, totals);
+  for (int r = 0; r < R; ++r) use(row + r, totals[r]);
+}
 // Calls `use(row, total)` with 16 outputs of every row.
 template <bool int4, class Use>
 PACELINE_INLINE void IntegerRows(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
                                  const PreparedRow* rows, int64_t count, const Use& use) {
-  F totals[4];
   int64_t row = 0;
-  for (; row + 4 <= count; row += 4) {
-    IntegerTile<int4, 4>(m, panel, begin, end, rows + row, totals);
-    for (int r = 0; r < 4; ++r) use(row + r, totals[r]);
+  for (; row + kCodeRows <= count; row += kCodeRows)
+    IntegerTileRows<int4, kCodeRows>(m, panel, begin, end, rows, row, use);
+  if (kCodeRows > 4 && row + 4 <= count) {
+    IntegerTileRows<int4, 4>(m, panel, begin, end, rows, row, use);
+    row += 4;
   }
-  if (row + 2 <= count) {
-    IntegerTile<int4, 2>(m, panel, begin, end, rows + row, totals);
-    for (int r = 0; r < 2; ++r) use(row + r, totals[r]);
-    row += 2;
-  }
-  if (row < count) {
-    IntegerTile<int4, 1>(m, panel, begin, end, rows + row, totals);
-    use(row, totals[0]);
+  switch (count - row) {
+    case 3:
+      return IntegerTileRows<int4, 3>(m, panel, begin, end, rows, row, use);
+    case 2:
+      return IntegerTileRows<int4, 2>(m, panel, begin, end, rows, row, use);
+    case 1:
+      return IntegerTileRows<int4, 1>(m, panel, begin, end, rows, row, use);
+    default:
+      return;
   }
 }
 template <class Use>
@@ -168,20 +185,34 @@ PACELINE_INLINE void IntegerPanel(const Matrix& m, int64_t panel, int32_t begin,
   }
 }
 
-// One block of at most 128 inputs for R rows and NV vectors of outputs, added to totals [R][64].
-template <class Element, int R, int NV>
+// NV vectors of 16 weights at p.
+template <class Element, int NV>
+PACELINE_INLINE void LoadWeights(const uint8_t* p, F* weights) {
+  for (int v = 0; v < NV; ++v) weights[v] = Element::At(p + v * 16 * Element::kBytes);
+}
+template <>
+PACELINE_INLINE void LoadWeights<ElementSmallE4M3, 2>(const uint8_t* p, F* weights) {
+  LoadSmallE4M3Pair(p, weights);
+}
+template <>
+PACELINE_INLINE void LoadWeights<ElementSmallE4M3, 4>(const uint8_t* p, F* weights) {
+  LoadSmallE4M3Pair(p, weights);
+  LoadSmallE4M3Pair(p + 32, weights + 2);
+}
+
+// One block of at most 128 inputs for R rows and NV vectors of outputs, added to totals [R][64]. `ahead` is
+// where the weights stand that are read next, kStep bytes per input.
+template <class Element, int R, int NV, int kStep>
 PACELINE_INLINE void FloatBlock(const uint8_t* w, int64_t count, const float* const* x, int64_t k,
-                                float scale, float* totals) {
+                                float scale, float* totals, const uint8_t* ahead) {
   F block[R][NV];
   for (int r = 0; r < R; ++r) {
     for (int v = 0; v < NV; ++v) block[r][v] = Zero();
   }
   for (int64_t i = 0; i < count; ++i) {
-    const uint8_t* line = w + i * kFloatPanel * Element::kBytes;
-    if (Element::kBytes < 4) Prefetch(line + kAhead);
-    if (Element::kBytes == 2) Prefetch(line + kAhead + 64);
+    for (int j = 0; j < kStep; j += 64) Prefetch(ahead + i * kStep + j);
     F weights[NV];
-    for (int v = 0; v < NV; ++v) weights[v] = Element::At(line + v * 16 * Element::kBytes);
+    LoadWeights<Element, NV>(w + i * kFloatPanel * Element::kBytes, weights);
     for (int r = 0; r < R; ++r) {
       const F input = Set1(x[r][k + i]);
       for (int v = 0; v < NV; ++v) block[r][v] = Fma(weights[v], input, block[r][v]);
@@ -195,12 +226,60 @@ PACELINE_INLINE void FloatBlock(const uint8_t* w, int64_t count, const float* co
   }
 }
 
-template <class Element, int R>
+template <class Element, int R, int kStep>
 PACELINE_INLINE void FloatRows(const uint8_t* w, int64_t count, const float* const* x, int64_t k, float scale,
-                               float* totals) {
+                               float* totals, const uint8_t* ahead) {
   constexpr int kVectors = FloatTile(R);
-  for (int v = 0; v < 4; v += kVectors)
-    FloatBlock<Element, R, kVectors>(w + v * 16 * Element::kBytes, count, x, k, scale, totals + v * 16);
+  FloatBlock<Element, R, kVectors, kStep>(w, count, x, k, scale, totals, ahead);
+  for (int v = kVectors; v < 4; v += kVectors)
+    FloatBlock<Element, R, kVectors, 0>(w + v * 16 * Element::kBytes, count, x, k, scale, totals + v * 16,
+                                        ahead);
+}
+
+// Tiles of at most kFloatRows rows; the first one prefetches.
+template <class Element, int kStep>
+void FloatTiles(const uint8_t* w, int64_t count, const float* const* x, int64_t k, int64_t rows, float scale,
+                float* totals, const uint8_t* ahead) {
+  for (int64_t r = 0; r < rows;) {
+    float* to = totals + r * kFloatPanel;
+    const int64_t left = rows - r;
+    if (kFloatRows >= 8 && left >= 8) {
+      FloatRows<Element, Most(8), kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 8;
+    } else if (kFloatRows >= 6 && left >= 6) {
+      FloatRows<Element, Most(6), kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 6;
+    } else if (kFloatRows >= 5 && left == 5) {
+      FloatRows<Element, Most(5), kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 5;
+    } else if (left >= 4) {
+      FloatRows<Element, 4, kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 4;
+    } else if (left == 3) {
+      FloatRows<Element, 3, kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 3;
+    } else if (left == 2) {
+      FloatRows<Element, 2, kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 2;
+    } else {
+      FloatRows<Element, 1, kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 1;
+    }
+  }
+}
+
+// The inputs of a block times 2^8, for weights that are read as 2^-8 of their value: scaled [rows][128]. False
+// where a product could overflow.
+PACELINE_INLINE bool ScaleInputs(const float* const* x, int64_t k, int64_t count, int64_t rows, float* scaled) {
+  uint32_t fit = 0xFFFF;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < count; i += 16) {
+      const F v = LoadUpTo(x[r] + k + i, count - i);
+      fit &= Bits(Less(Abs(v), Set1(0x1p119f)));
+      Store(scaled + r * kActivationGroup + i, Mul(v, Set1(256.0f)));
+    }
+  }
+  return fit == 0xFFFF;
 }
 
 // totals [rows][64] = inputs [begin, end) of one panel for at most kRowChunk rows; x[r] is indexed from
@@ -208,30 +287,34 @@ PACELINE_INLINE void FloatRows(const uint8_t* w, int64_t count, const float* con
 template <class Element>
 void FloatPanelOf(const Matrix& m, int64_t panel, int64_t begin, int64_t end, const float* const* x,
                   int64_t rows, float* totals) {
+  constexpr int kStep = Element::kBytes * static_cast<int>(kFloatPanel);
+  constexpr bool kFp8 = Element::kBytes == 1;
   for (int64_t i = 0; i < rows * kFloatPanel; i += 16) Store(totals + i, Zero());
   const uint8_t* data = m.data + panel * m.panel_bytes;
   for (int64_t k = begin; k < end; k += kActivationGroup) {
     const int64_t count = Least(kActivationGroup, end - k);
     const float scale =
         m.block_scales == nullptr ? 1.0f : m.block_scales[panel / 2 * m.column_blocks + k / kActivationGroup];
-    const uint8_t* w = data + k * kFloatPanel * Element::kBytes;
-    int64_t r = 0;
+    const uint8_t* w = data + k * kStep;
     if (Element::kBytes < 4 && rows >= kUnpackRows) {
       // 32 KiB that stay in the nearest caches while the rows pass by.
       alignas(64) float plain[kActivationGroup * kFloatPanel];
       for (int64_t i = 0; i < count * kFloatPanel; i += 16)
         Store(plain + i, Element::At(w + i * Element::kBytes));
-      const uint8_t* block = reinterpret_cast<const uint8_t*>(plain);
-      for (; r + 4 <= rows; r += 4)
-        FloatRows<ElementF32, 4>(block, count, x + r, k - begin, scale, totals + r * kFloatPanel);
+      FloatTiles<ElementF32, kStep>(reinterpret_cast<const uint8_t*>(plain), count, x, k - begin, rows, scale,
+                                    totals, w + kActivationGroup * kStep);
+      continue;
     }
-    for (; r + 4 <= rows; r += 4)
-      FloatRows<Element, 4>(w, count, x + r, k - begin, scale, totals + r * kFloatPanel);
-    if (r + 2 <= rows) {
-      FloatRows<Element, 2>(w, count, x + r, k - begin, scale, totals + r * kFloatPanel);
-      r += 2;
+    if (kFp8) {
+      alignas(64) float scaled[kUnpackRows * kActivationGroup];
+      if (ScaleInputs(x, k - begin, count, rows, scaled)) {
+        const float* inputs[kUnpackRows];
+        for (int64_t r = 0; r < rows; ++r) inputs[r] = scaled + r * kActivationGroup;
+        FloatTiles<ElementSmallE4M3, kStep>(w, count, inputs, 0, rows, scale, totals, w + kAhead);
+        continue;
+      }
     }
-    if (r < rows) FloatRows<Element, 1>(w, count, x + r, k - begin, scale, totals + r * kFloatPanel);
+    FloatTiles<Element, kStep>(w, count, x, k - begin, rows, scale, totals, w + kAhead);
   }
 }
 void FloatPanel(const Matrix& m, int64_t panel, int64_t begin, int64_t end, const float* const* x,

@@ -49,8 +49,8 @@ struct Matrix {
 };
 
 // Memory of one part of a packed matrix: zeros, 64-byte aligned, on huge pages where the system gives them.
-// Small parts share chunks, in the order of allocation, so that an expert's matrices lie together on huge pages
-// although each is smaller than one. A chunk goes back to the system with the last part in it.
+// Small parts share chunks, in the order of allocation, so that an expert's matrices lie together on huge
+// pages although each is smaller than one. A chunk goes back to the system with the last part in it.
 class Storage {
  public:
   Storage() = default;

@@ -119,15 +119,18 @@ PACELINE_INLINE F LoadF16(const uint16_t* p) {
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
 }
 // Sixteen E4M3 codes that are all numbers. Their bits, moved up, are those of a half of 2^-8 the value: the
-// conversion and the product are exact, subnormals included. Sign extension puts the sign into bits 15 and
-// 14; 14 is cleared.
-PACELINE_INLINE F LoadE4M3(const uint8_t* p) {
+// conversion is exact, subnormals included. Sign extension puts the sign into bits 15 and 14; 14 is cleared.
+// "Small" is 2^-8 of the value, without the product that makes it whole.
+PACELINE_INLINE F LoadSmallE4M3(const uint8_t* p) {
   const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   const __m256i half =
       _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(static_cast<int16_t>(0xBFFF)));
-  const __m256 scale = _mm256_set1_ps(256.0f);
-  return {_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), scale),
-          _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), scale)};
+  return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
+}
+PACELINE_INLINE F LoadE4M3(const uint8_t* p) { return Mul(LoadSmallE4M3(p), Set1(256.0f)); }
+PACELINE_INLINE void LoadSmallE4M3Pair(const uint8_t* p, F* to) {
+  to[0] = LoadSmallE4M3(p);
+  to[1] = LoadSmallE4M3(p + 16);
 }
 // Lane i from p[i * stride].
 PACELINE_INLINE F Gather(const float* p, int32_t stride) {
@@ -222,3 +225,7 @@ PACELINE_INLINE F FromFixed(const int64_t* p) {
 
 // Vectors of 16 outputs that a float tile of `rows` rows keeps in registers.
 constexpr int FloatTile(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+constexpr int kFloatRows = 4;  // of the largest tile
+// From so many rows on, a block of float weights is made fp32 once for all of them.
+constexpr int64_t kUnpackRows = 9;
+constexpr int kCodeRows = 4;  // of the largest tile of codes

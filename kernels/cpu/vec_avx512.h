@@ -86,14 +86,24 @@ PACELINE_INLINE I LoadU16(const uint16_t* p) {
 PACELINE_INLINE F LoadF16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-// Sixteen E4M3 codes that are all numbers. Their bits, moved up, are those of a half of 2^-8 the value: the
-// conversion and the product are exact, subnormals included. Sign extension puts the sign into bits 15 and
-// 14; 14 is cleared.
-PACELINE_INLINE F LoadE4M3(const uint8_t* p) {
+// E4M3 codes that are all numbers. Their bits, moved up, are those of a half of 2^-8 the value: the conversion
+// is exact, subnormals included. Sign extension puts the sign into bits 15 and 14; 14 is cleared. "Small" is
+// 2^-8 of the value, without the product that makes it whole.
+PACELINE_INLINE F LoadSmallE4M3(const uint8_t* p) {
   const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256i half =
-      _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(static_cast<int16_t>(0xBFFF)));
-  return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.0f));
+  return _mm512_cvtph_ps(
+      _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(static_cast<int16_t>(0xBFFF))));
+}
+PACELINE_INLINE F LoadE4M3(const uint8_t* p) {
+  return _mm512_mul_ps(LoadSmallE4M3(p), _mm512_set1_ps(256.0f));
+}
+// Thirty-two of them.
+PACELINE_INLINE void LoadSmallE4M3Pair(const uint8_t* p, F* to) {
+  const __m512i wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512i half =
+      _mm512_and_si512(_mm512_slli_epi16(wide, 7), _mm512_set1_epi16(static_cast<int16_t>(0xBFFF)));
+  to[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(half));
+  to[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1));
 }
 // Lane i from p[i * stride].
 PACELINE_INLINE F Gather(const float* p, int32_t stride) {
@@ -169,4 +179,8 @@ PACELINE_INLINE F FromFixed(const int64_t* p) {
 }
 
 // Vectors of 16 outputs that a float tile of `rows` rows keeps in registers.
-constexpr int FloatTile(int) { return 4; }
+constexpr int FloatTile(int rows) { return rows <= 6 ? 4 : 2; }
+constexpr int kFloatRows = 8;  // of the largest tile
+// From so many rows on, a block of float weights is made fp32 once for all of them.
+constexpr int64_t kUnpackRows = 17;
+constexpr int kCodeRows = 8;  // of the largest tile of codes

@@ -1,6 +1,9 @@
 // The checking trunk.
 #include "tests/coordinator/fake_trunk.h"
 
+#include <algorithm>
+#include <tuple>
+
 #include "absl/strings/str_format.h"
 #include "gtest/gtest.h"
 
@@ -49,8 +52,18 @@ void FakeTrunk::Check(const StepPlan& plan) {
     EXPECT_GE(rows.slot, 0);
     EXPECT_LT(rows.slot, info_.slots);
     const int64_t end = rows.first_position + static_cast<int64_t>(rows.tokens.size());
-    EXPECT_LE(end, info_.context);
-    EXPECT_GE(static_cast<int64_t>(rows.pages.size()) * kPagePositions, end);
+    if (rows.drafter != DraftSource::kNone || rows.draft_depth != 0) {
+      EXPECT_EQ(rows.tokens.size(), 1u);
+      EXPECT_EQ(rows.sampled_rows, 1);
+      EXPECT_GE(rows.first_position, rows.prompt_tokens) << "a prompt is not drafted for";
+      EXPECT_NE(rows.drafter, DraftSource::kNone);
+      EXPECT_GE(rows.draft_depth, 1);
+      EXPECT_LE(rows.draft_depth, kMaxDraft);
+      EXPECT_EQ(std::count(info_.drafters.begin(), info_.drafters.end(), rows.drafter), 1);
+    }
+    EXPECT_LE(end + rows.draft_depth, info_.context);
+    EXPECT_GE(static_cast<int64_t>(rows.pages.size()) * kPagePositions, end + rows.draft_depth);
+    EXPECT_GE(rows.prompt_tokens, 1);
     for (const TokenId token : rows.tokens) {
       EXPECT_GE(token, 0);
       EXPECT_LT(token, info_.vocab);
@@ -95,16 +108,30 @@ absl::StatusOr<StepResult> FakeTrunk::Run(const StepPlan& plan) {
     out.sequence = rows.sequence;
     if (row_error) out.status = row_error(rows, state.fed);
     if (out.status.ok() && rows.sampled_rows == 1) {
-      RowResult row;
-      row.token = model_(state.fed);
-      ++state.hashed;
-      if (rows.logprobs) row.logprob = -0.5f;
-      for (int32_t i = 0; i < rows.top; ++i) row.top.push_back({i, -1.0f - static_cast<float>(i)});
-      out.rows.push_back(row);
+      out.drafted = right_drafts ? rows.draft_depth : 0;
+      drafted_ += out.drafted;
+      const int32_t right = out.drafted > 0 ? right_drafts(rows, state.fed) : 0;
+      for (int32_t r = 0; r <= right; ++r) {
+        if (r > 0) state.fed.push_back(out.rows.back().token);  // the draft that was right has been run
+        RowResult row;
+        row.token = model_(state.fed);
+        ++state.hashed;
+        if (rows.logprobs) row.logprob = -0.5f;
+        for (int32_t i = 0; i < rows.top; ++i) row.top.push_back({i, -1.0f - static_cast<float>(i)});
+        if (rows.hash_logits && out.drafted > 0) row.logits_hash = absl::StrFormat("%016x", state.hashed);
+        out.rows.push_back(row);
+      }
       if (rows.hash_logits) out.logits_hash = absl::StrFormat("%016x", state.hashed);
+      if (offers) {
+        out.offers = offers(state.fed);
+      } else if (!info_.drafters.empty()) {
+        out.offers = {{DraftSource::kMtp, kMaxDraft, 0}};
+      }
     }
     result.sequences.push_back(std::move(out));
   }
+  if (seconds) std::tie(result.run_s, result.draft_s) = seconds(plan);
+  result.distinct_experts = distinct_experts;
   return result;
 }
 
@@ -122,6 +149,11 @@ int FakeTrunk::live() const {
 int64_t FakeTrunk::steps() const {
   std::lock_guard lock(mutex_);
   return steps_;
+}
+
+int64_t FakeTrunk::drafted() const {
+  std::lock_guard lock(mutex_);
+  return drafted_;
 }
 
 int64_t FakeTrunk::probes() const {

@@ -7,6 +7,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "base/step.h"
@@ -29,6 +30,15 @@ class FakeTrunk final : public Trunk {
   void Release(SequenceId sequence) override;
   ExchangeCounters counters() const override { return {}; }
 
+  // How many of `depth` drafts are right; the rest are wrong. Set before the engine starts, with
+  // TrunkInfo::drafters naming who drafts.
+  std::function<int32_t(const SequenceRows&, const std::vector<TokenId>& prefix)> right_drafts;
+  // What is offered after a step; the default is the MTP layer, any depth.
+  std::function<std::vector<DraftOffer>(const std::vector<TokenId>& prefix)> offers;
+  // Seconds of a step, drafting included in the second.
+  std::function<std::pair<double, double>(const StepPlan&)> seconds;
+  std::vector<int32_t> distinct_experts;  // of every step
+
   // Called at the start of every step, before anything is checked; not ok fails the step.
   std::function<absl::Status(const StepPlan&)> before_step;
   // Not ok fails one sequence.
@@ -37,6 +47,7 @@ class FakeTrunk final : public Trunk {
   int live() const;
   int64_t steps() const;
   int64_t probes() const;
+  int64_t drafted() const;
 
  private:
   struct State {
@@ -55,6 +66,7 @@ class FakeTrunk final : public Trunk {
   std::set<SequenceId> released_;
   int64_t steps_ = 0;
   int64_t probes_ = 0;
+  int64_t drafted_ = 0;
 };
 
 }  // namespace paceline

@@ -7,6 +7,7 @@
 #include "coordinator/api_error.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/coordinator/fake_tokenizer.h"
 
 namespace paceline {
 namespace {
@@ -82,6 +83,55 @@ TEST(SamplingDefaults, ContextBoundsPromptAndTokensTogether) {
   EXPECT_FALSE(ResolveMaxTokens({.max_tokens = 0}, 1, 100).ok());
   EXPECT_FALSE(ResolveMaxTokens({.max_tokens = 5, .min_tokens = 6}, 1, 100).ok());
   EXPECT_FALSE(ResolveMaxTokens({.max_tokens = std::numeric_limits<int64_t>::max()}, 1, 100).ok());
+}
+
+TEST(SamplingDefaults, PenaltiesAndAdjustmentsHaveBounds) {
+  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  const auto field = [](const SamplingOptions& options) {
+    const auto got = ResolveSampling(options, {}, 100);
+    return got.ok() ? std::string("ok") : FactsOf(got.status()).field;
+  };
+  for (const float bad : {nan, inf, -inf}) {
+    EXPECT_EQ(field({.presence_penalty = bad}), "sampling.presence_penalty");
+    EXPECT_EQ(field({.frequency_penalty = bad}), "sampling.frequency_penalty");
+  }
+  for (const float bad : {nan, inf, 0.0f, -1.0f})
+    EXPECT_EQ(field({.repetition_penalty = bad}), "sampling.repetition_penalty");
+  EXPECT_EQ(field({.presence_penalty = -2.0f, .frequency_penalty = 2.0f, .repetition_penalty = 0.5f}), "ok");
+  for (const float bad : {nan, inf, -100.5f, 101.0f})
+    EXPECT_EQ(field({.logit_bias = {{1, bad}}}), "sampling.logit_bias");
+  EXPECT_EQ(field({.logit_bias = {{100, 1.0f}}}), "sampling.logit_bias");
+  EXPECT_EQ(field({.logit_bias = {{-1, 1.0f}}}), "sampling.logit_bias");
+  EXPECT_EQ(field({.logit_bias = {{0, -100.0f}, {99, 100.0f}}}), "ok");
+  EXPECT_EQ(field({.allowed_token_ids = {1, 100}}), "sampling.allowed_token_ids");
+  EXPECT_EQ(ResolveSampling({}, {}, 100)->adjustments, nullptr);
+  const FakeTokenizer tokenizer{{"a", "b", "c"}};
+  EXPECT_EQ(FactsOf(ResolveSampling({.allowed_token_ids = {50, 60}}, {}, 100, &tokenizer).status()).field,
+            "sampling.allowed_token_ids");
+  EXPECT_EQ(ResolveSampling({.allowed_token_ids = {50, 2, 0, 2}}, {}, 100, &tokenizer)->adjustments->allowed,
+            (std::vector<TokenId>{0, 2}));
+}
+
+TEST(SamplingDefaults, SpeculationIsTheRequestsThenThePolicys) {
+  SpeculationPolicy policy;
+  policy.mode = DraftMode::kFixed;
+  policy.depth = 4;
+  const auto resolve = [&](std::optional<DraftMode> mode, std::optional<int64_t> depth) {
+    GenerateRequest request;
+    request.speculation.mode = mode;
+    request.speculation.max_draft_tokens = depth;
+    const auto got = ResolveSpeculation(request, policy);
+    return got.ok() ? std::pair(got->mode, got->depth) : std::pair(DraftMode::kOff, -1);
+  };
+  EXPECT_EQ(resolve({}, {}), std::pair(DraftMode::kFixed, 4));
+  EXPECT_EQ(resolve({}, 2), std::pair(DraftMode::kFixed, 2));
+  EXPECT_EQ(resolve({}, 8), std::pair(DraftMode::kFixed, 4)) << "a cap, not a wish";
+  EXPECT_EQ(resolve({}, 0), std::pair(DraftMode::kOff, 0));
+  EXPECT_EQ(resolve(DraftMode::kFixed, 7), std::pair(DraftMode::kFixed, 7));
+  EXPECT_EQ(resolve(DraftMode::kFixed, {}), std::pair(DraftMode::kOff, -1));
+  EXPECT_EQ(resolve(DraftMode::kAuto, {}), std::pair(DraftMode::kAuto, 4));
+  EXPECT_EQ(resolve(DraftMode::kOff, 3), std::pair(DraftMode::kOff, 0));
+  EXPECT_EQ(resolve(DraftMode::kAuto, 9), std::pair(DraftMode::kOff, -1));
 }
 
 }  // namespace

@@ -59,10 +59,14 @@ class FakeCluster final : public ClusterView {
 class ServerTest : public ::testing::Test {
  protected:
   void SetUp() override {
+    trunk_.right_drafts = [](const SequenceRows& rows, const std::vector<TokenId>&) {
+      return std::min(2, rows.draft_depth);
+    };
     GenerationDefaults defaults;
     defaults.temperature = 0.0f;
-    engine_ = std::make_unique<Engine>(Engine::Parts{&trunk_, &tokenizer_, &cluster_}, defaults,
-                                       SchedulerOptions{});
+    SchedulerOptions options;
+    options.speculation.mode = DraftMode::kOff;  // but where a request asks
+    engine_ = std::make_unique<Engine>(Engine::Parts{&trunk_, &tokenizer_, &cluster_}, defaults, options);
     engine_->Start();
     server_ = std::make_unique<ApiServer>(*engine_, cluster_);
     const absl::StatusOr<int> port = server_->Start("127.0.0.1", 0);
@@ -85,6 +89,7 @@ class ServerTest : public ::testing::Test {
     TrunkInfo info = FakeTrunk::SmallInfo();
     info.context = 1 << 20;
     info.pages = 5000;
+    info.drafters = {DraftSource::kMtp};
     return info;
   }
   // Steps run one by one, each after a release of the gate.
@@ -196,7 +201,7 @@ TEST_F(ServerTest, GenerateAnswersWhole) {
   request.set_request_id("mine");
   request.mutable_sampling()->set_seed(42);
   request.mutable_response()->set_output_logprobs(2);
-  request.mutable_speculation()->set_mode(pb::SpeculationOptions::MODE_AUTO);
+  request.mutable_speculation()->set_mode(pb::SpeculationOptions::MODE_OFF);
   pb::GenerateResponse response;
   const grpc::Status status = Generate(request, &response);
   ASSERT_TRUE(status.ok()) << status.error_message();
@@ -369,10 +374,6 @@ TEST_F(ServerTest, WhatIsStillToComeIsUnimplementedByName) {
   };
   check("chat", [](auto* r) { r->mutable_chat(); });
   check("constraint", [](auto* r) { r->mutable_constraint()->set_regex("a"); });
-  check("sampling.presence_penalty", [](auto* r) { r->mutable_sampling()->set_presence_penalty(1); });
-  check("sampling.repetition_penalty", [](auto* r) { r->mutable_sampling()->set_repetition_penalty(1.1f); });
-  check("sampling.logit_bias", [](auto* r) { (*r->mutable_sampling()->mutable_logit_bias())[1] = 1; });
-  check("sampling.allowed_token_ids", [](auto* r) { r->mutable_sampling()->add_allowed_token_ids(1); });
   check("sampling.num_sequences", [](auto* r) { r->mutable_sampling()->set_num_sequences(2); });
   check("response.prompt_logprobs", [](auto* r) { r->mutable_response()->set_prompt_logprobs(0); });
   pb::GenerateRequest neutral = Request(1);
@@ -385,6 +386,93 @@ TEST_F(ServerTest, WhatIsStillToComeIsUnimplementedByName) {
   pb::ResumeGenerationResponse event;
   EXPECT_FALSE(resume->Read(&event));
   EXPECT_EQ(resume->Finish().error_code(), grpc::StatusCode::UNIMPLEMENTED);
+}
+
+TEST_F(ServerTest, DraftsAreToldAndCounted) {
+  Ready();
+  pb::GenerateRequest request = Request(11);
+  request.mutable_speculation()->set_mode(pb::SpeculationOptions::MODE_FIXED);
+  request.mutable_speculation()->set_max_draft_tokens(3);
+  pb::GenerateResponse response;
+  ASSERT_TRUE(Generate(request, &response).ok());
+  std::vector<TokenId> ids;
+  std::string marks;
+  for (const pb::Token& token : response.outputs(0).tokens()) {
+    ids.push_back(static_cast<TokenId>(token.id()));
+    marks += token.drafted() ? 'd' : '.';
+  }
+  EXPECT_EQ(ids, Expected(11));
+  EXPECT_EQ(marks, ".dd.dd.dd..");
+  const pb::SpeculationStats& stats = response.completed().speculation();
+  EXPECT_EQ(stats.method(), "mtp");
+  EXPECT_EQ(stats.verify_steps(), 3u);
+  EXPECT_EQ(stats.decode_steps(), 5u);
+  EXPECT_EQ(stats.drafted(), 9u);
+  EXPECT_EQ(stats.accepted(), 6u);
+  EXPECT_DOUBLE_EQ(stats.mean_accepted_length(), 3.0);
+  EXPECT_THAT(stats.acceptance_histogram(), ::testing::ElementsAre(0, 0, 3));
+  EXPECT_THAT(stats.accepted_per_position(), ::testing::ElementsAre(3, 3));
+  ASSERT_EQ(stats.sources_size(), 1);
+  EXPECT_EQ(stats.sources(0).source(), "mtp");
+  EXPECT_EQ(response.completed().usage().accepted_draft_tokens(), 6u);
+  EXPECT_EQ(response.completed().usage().rejected_draft_tokens(), 3u);
+
+  ApiClient client(address_);
+  GenerateRequest ours;
+  ours.input = std::vector<TokenId>{1, 2};
+  ours.stopping.max_tokens = 11;
+  ours.speculation.mode = DraftMode::kFixed;
+  ours.speculation.max_draft_tokens = 3;
+  const auto result = client.Generate(ours);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->token_ids(), Expected(11));
+  EXPECT_TRUE(result->tokens[1].drafted);
+  EXPECT_FALSE(result->tokens[3].drafted);
+  EXPECT_EQ(result->end.speculation.decode_steps, 5);
+  EXPECT_EQ(result->end.speculation.acceptance_histogram, (std::vector<int64_t>{0, 0, 3}));
+  EXPECT_EQ(result->end.speculation.sources[0].accepted, 6);
+
+  const auto metrics = client.Metrics(kLimit);
+  ASSERT_TRUE(metrics.ok()) << metrics.status();
+  EXPECT_THAT(*metrics, HasSubstr("vllm:spec_decode_num_draft_tokens_total{engine=\"0\",model_name=\"fake\"} 18"));
+
+  pb::GenerateRequest seeded = request;
+  seeded.mutable_speculation()->set_acceptance(pb::SpeculationOptions::ACCEPTANCE_REJECTION);
+  EXPECT_TRUE(Refusal(seeded).ok());
+  seeded.mutable_sampling()->set_seed(1);
+  EXPECT_EQ(FactsOf(FromGrpc(Refusal(seeded))).field, "speculation.acceptance");
+  request.mutable_speculation()->set_max_draft_tokens(9);
+  EXPECT_EQ(FactsOf(FromGrpc(Refusal(request))).field, "speculation.max_draft_tokens");
+}
+
+TEST_F(ServerTest, EveryKnobReachesTheTrunkFromBothKindsOfClient) {
+  Ready();
+  std::mutex mutex;
+  std::vector<Sampling> seen;
+  trunk_.before_step = [&](const StepPlan& plan) {
+    std::lock_guard lock(mutex);
+    for (const SequenceRows& rows : plan.sequences) seen.push_back(rows.sampling);
+    return absl::OkStatus();
+  };
+  GenerateRequest request;
+  request.input = std::vector<TokenId>{1, 2};
+  request.stopping.max_tokens = 1;
+  request.sampling.presence_penalty = 1.5f;
+  request.sampling.frequency_penalty = -0.5f;
+  request.sampling.repetition_penalty = 1.1f;
+  request.sampling.logit_bias = {{7, -100.0f}, {1, 2.5f}};
+  request.sampling.allowed_token_ids = {2, 0, 1, 2, 50};  // 50 is no token of the tokenizer
+  request.speculation.acceptance = AcceptanceRule::kRejection;
+  ASSERT_TRUE(ApiClient(address_).Generate(request).ok());
+  std::lock_guard lock(mutex);
+  ASSERT_EQ(seen.size(), 1u);
+  EXPECT_EQ(seen[0].presence_penalty, 1.5f);
+  EXPECT_EQ(seen[0].frequency_penalty, -0.5f);
+  EXPECT_EQ(seen[0].repetition_penalty, 1.1f);
+  EXPECT_EQ(seen[0].acceptance, AcceptanceRule::kRejection);
+  ASSERT_NE(seen[0].adjustments, nullptr);
+  EXPECT_EQ(seen[0].adjustments->bias, (std::vector<std::pair<TokenId, float>>{{1, 2.5f}, {7, -100.0f}}));
+  EXPECT_EQ(seen[0].adjustments->allowed, (std::vector<TokenId>{0, 1, 2}));
 }
 
 TEST_F(ServerTest, ALostWorkerIsNamedToRunningAndToNewRequests) {

@@ -45,6 +45,7 @@ THIRD_PARTY = [
     (r"openssl/", r"base/sha256\.cc"),
     (r"pcre2\.h", r"coordinator/.*"),
     (r"unicode/", r"coordinator/.*"),
+    (r"prometheus/", r"coordinator/metrics\.cc"),
     (r"uc[pst]/", r"transport/ucx\.cc"),
     (r"nccl", r"transport/nccl\.cc"),
     (r"cuda|cub/|cublas|mma\.h|nvrtc", r"kernels/cuda/.*"),

@@ -97,7 +97,7 @@ TEST(AdjustLogits, IdsOutsideTheVocabularyArePassedOver) {
   EXPECT_THAT(AdjustedBy({1, 2}, sampling, StateOf({7}, {8, 1})), ElementsAre(1, 1));
 }
 
-// One rounding for every sign in NUMERICS; no order of ids in it.
+// One rounding for every operation in NUMERICS; no order of ids in it.
 TEST(AdjustLogits, IsFp32StepByStep) {
   std::mt19937 random(5);
   const auto real = [&](float scale) {

@@ -69,12 +69,13 @@ class Rows {
  public:
   explicit Rows(uint32_t seed) : random_(seed) {}
   size_t Pick(size_t count) { return random_() % count; }
-  // A row of some kind: smooth, with many ties, all equal, with masks, very wide, very flat, near a peak.
+  // A row of some kind: smooth, with many ties, all equal, with masks, very wide, very flat, near a peak,
+  // subnormal.
   std::vector<float> Next(size_t size) {
     std::normal_distribution<float> normal(0, 3);
     std::vector<float> row(size);
-    const size_t kind = Pick(7);
-    const float scale = kind == 4 ? 1e30f : kind == 5 ? 1e-20f : 1.0f;
+    const size_t kind = Pick(8);
+    const float scale = kind == 4 ? 1e30f : kind == 5 ? 1e-20f : kind == 7 ? 7e-45f : 1.0f;
     for (float& l : row) {
       l = normal(random_) * scale;
       if (kind == 1) l = std::nearbyint(l);
@@ -86,7 +87,7 @@ class Rows {
     return row;
   }
   Sampling Params() {
-    static constexpr float kTemperatures[] = {1, 1, 0.6f, 0.1f, 3, 1e-3f, 1e-38f, 1e38f, 1e5f};
+    static constexpr float kTemperatures[] = {1, 1, 0.6f, 0.1f, 3, 1e-3f, 1e-38f, 1e38f, 1e5f, 7e-45f};
     static constexpr float kTopP[] = {1, 1, 0.95f, 0.5f, 0.01f, 0.25f, 0.75f, 0};
     static constexpr float kMinP[] = {0, 0, 0.05f, 0.5f, 1, 1e-30f, 1e-40f};
     static constexpr int32_t kTopK[] = {0, 0, 1, 2, 20, 100, 5000, 1 << 30};
@@ -201,6 +202,7 @@ TEST(SampleDraft, IsTheTargetsDrawAmongTheDraftersIds) {
     if (want.ok()) {
       ASSERT_EQ(*got, *want) << i;
     }
+    for (size_t k = 0; k < ids.size(); ++k) ASSERT_EQ(logits[k], full[ids[k]]) << i;
   }
 }
 

@@ -12,6 +12,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "base/error.h"
 #include "model/int4_weights.h"
 #include "model/sampler.h"
 #include "tests/model/checkpoint_files.h"
@@ -347,6 +348,38 @@ TEST_F(MtpDrafterTest, AChainEndsWithThePagesItHas) {
   Feed feed(*target_, *drafter, 1, Text(256, 6), Hidden(256, 6), {6});
   feed.Commit(253);
   EXPECT_EQ(feed.Draft(8).size(), 4u);  // slots 252 to 255
+}
+
+TEST_F(MtpDrafterTest, AMissingTensorIsNamed) {
+  testing::Tensors tensors = testing::SmallTensors();
+  tensors.erase("mtp.layers.0.self_attn.k_norm.weight");
+  const testing::Folder folder;
+  folder.WriteModel(testing::SmallConfig(), tensors);
+  const auto checkpoint = Checkpoint::Open(folder.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto drafter =
+      MtpDrafter::Load(**checkpoint, target_->table, target_->pool, target_->embedding(), {});
+  const std::string message(drafter.status().message());
+  EXPECT_EQ(CodeOf(message), "LOAD-004") << message;
+  EXPECT_THAT(message, ::testing::HasSubstr("mtp.layers.0.self_attn.k_norm.weight"));
+}
+
+// Every stored format becomes INT4 and still drafts; a BF16 layer shrinks by nearly four.
+TEST_F(MtpDrafterTest, Int4IsMadeOfWhateverIsStored) {
+  const std::unique_ptr<MtpDrafter> stored = LoadStored(*target_), int4 = Load(*target_, {});
+  EXPECT_LT(int4->bytes_per_draft() * 3, stored->bytes_per_draft());
+  Feed feed = MakeFeed(*int4);
+  feed.Commit(70);
+  EXPECT_EQ(feed.Draft(kMaxDraft).size(), static_cast<size_t>(kMaxDraft));
+  for (const GoldenCase& c : testing::GoldenCases()) {
+    if (c.prompts[0].drafts.empty()) continue;
+    Target target(c.directory, testing::FastKernels());
+    const std::unique_ptr<MtpDrafter> drafter = Load(target, {});
+    const std::vector<TokenId> text = TextOf(c.prompts[0]);
+    Feed of(target, *drafter, 1, text, target.Run(text).normed, {0, 1, 2, 3});
+    of.Commit(static_cast<int64_t>(text.size()) - 2);
+    EXPECT_EQ(of.Draft(3).size(), 3u) << c.name;
+  }
 }
 
 TEST_F(MtpDrafterTest, AVocabularyBoundsTheDrafts) {

@@ -170,9 +170,10 @@ class Rig {
     const StepContext context{table_, pool_, workspace_, kernels::ActivationContract::kInt16, batch};
     std::vector<float> hidden(batch.rows * config_.hidden);
     std::vector<uint8_t> row_errors(batch.rows);
-    const absl::Status status = decoder_->Forward(context, tokens, *caches_, *experts_, placement_, nullptr,
-                                                  StepId(1), false, hidden.data(), row_errors.data());
-    EXPECT_TRUE(status.ok()) << status;
+    const absl::StatusOr<const float*> residual =
+        decoder_->Forward(context, tokens, *caches_, *experts_, placement_, nullptr, StepId(1), false,
+                          hidden.data(), row_errors.data());
+    EXPECT_TRUE(residual.ok()) << residual.status();
     return hidden;
   }
 

@@ -73,6 +73,7 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(const Checkpoi
   trunk.slots = options.slots;
   trunk.pages = options.pages;
   trunk.has_token = options.has_token;
+  trunk.drafting = options.drafting;
   ASSIGN_OR_RETURN(cluster->trunk_, LocalTrunk::Load(checkpoint, cluster->placement_,
                                                      options.ranks > 1 ? cluster.get() : nullptr, trunk));
   return cluster;

@@ -36,6 +36,7 @@ struct LocalClusterOptions {
   int32_t slots = 8;
   int32_t pages = 32;
   std::vector<bool> has_token;  // as TrunkOptions
+  DraftingOptions drafting;
 };
 
 class LocalCluster final : public PeerSource {

@@ -227,6 +227,72 @@ TEST(Speculation, FourThousandTokens) {
   EXPECT_LT(drafted[0].steps, 3000);
 }
 
+// The model's own MTP layer, over ranks: the text of plain decoding, whatever its format and tap.
+TEST(Speculation, TheMtpLayerDraftsAndTheTextStays) {
+  const Model model = Golden("mtp-equals-target");
+  for (const int32_t ranks : {1, 3}) {
+    for (const MtpFormat format : {MtpFormat::kStored, MtpFormat::kInt4}) {
+      for (const MtpTap tap : {MtpTap::kPostNorm, MtpTap::kPreNorm}) {
+        LocalClusterOptions options{.ranks = ranks};
+        options.drafting = {.mtp = true, .required = true, .suffix = true, .format = format, .tap = tap};
+        const auto cluster = Start(model, options);
+        LocalTrunk& trunk = cluster->trunk();
+        ASSERT_EQ(trunk.info().drafters, (std::vector<DraftSource>{DraftSource::kMtp, DraftSource::kSuffix}));
+        for (const auto& [name, sampling] : Samplings()) {
+          const std::vector<RunRequest> requests = {{model.prompt, 70, sampling},
+                                                    {{5, 6, 7, 5, 6, 7, 5, 6}, 50, sampling}};
+          const std::vector<RunOutcome> plain = RunAll(trunk, requests, RunPolicy{});
+          for (const DraftSource source : trunk.info().drafters) {
+            RunPolicy policy{.source = source, .chunk = 9, .stagger = 2};
+            policy.depth = [](uint64_t step, size_t r) { return static_cast<int32_t>((step * 7 + r) % 9); };
+            const std::vector<RunOutcome> drafted = RunAll(trunk, requests, policy);
+            ExpectSame(drafted, plain, absl::StrCat(DraftSourceName(source), " over ", ranks, ", ", name));
+            if (source == DraftSource::kMtp) {
+              EXPECT_GT(drafted[0].drafted, 0);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Speculation, AnMtpLayerThatEqualsItsTargetIsAlwaysRight) {
+  const Model model = Golden("mtp-equals-target");
+  LocalClusterOptions options{.ranks = 2};
+  options.drafting = {.mtp = true, .required = true, .format = MtpFormat::kStored};
+  const auto cluster = Start(model, options);
+  const std::vector<RunRequest> requests = {{model.prompt, 100, {.temperature = 0}}};
+  for (int32_t depth = 1; depth <= kMaxDraft; ++depth) {
+    const RunOutcome drafted = RunAll(cluster->trunk(), requests, Always(DraftSource::kMtp, depth))[0];
+    EXPECT_GT(drafted.drafted, 0);
+    EXPECT_EQ(drafted.accepted, drafted.drafted) << "depth " << depth;
+    EXPECT_LE(drafted.steps, 100 / (depth + 1) + 2) << "depth " << depth;
+  }
+}
+
+// Rejection sampling keeps the distribution, not the text; that it runs over real rows is all that is asked
+// here.
+TEST(Speculation, RejectionSamplingRunsAndForcedAcceptanceIsWhatWasAsked) {
+  const Model model = Golden("mtp-equals-target");
+  LocalClusterOptions options{.ranks = 2};
+  options.drafting = {.mtp = true, .required = true};
+  Sampling rejecting{.temperature = 1.0f, .seed = 4, .acceptance = AcceptanceRule::kRejection};
+  {
+    const auto cluster = Start(model, options);
+    const RunOutcome drafted =
+        RunAll(cluster->trunk(), {{model.prompt, 90, rejecting}}, Always(DraftSource::kMtp, 3))[0];
+    EXPECT_EQ(drafted.tokens.size(), 90u);
+    EXPECT_GT(drafted.accepted, 0);
+  }
+  options.drafting.assume_acceptance = 0.7;
+  const auto cluster = Start(model, options);
+  const RunOutcome forced = RunAll(cluster->trunk(), {{model.prompt, 2000, {.temperature = 0, .seed = 8}}},
+                                   Always(DraftSource::kMtp, 1))[0];
+  const double rate = static_cast<double>(forced.accepted) / static_cast<double>(forced.drafted);
+  EXPECT_NEAR(rate, 0.7, 0.07);  // five standard deviations of about 1,200 draws
+}
+
 // A draft whose row leaves the numbers is wrong, not an error: it never was text.
 TEST(Speculation, NonsenseBehindAWrongDraftHurtsNobody) {
   const GoldenCase c = CaseOf("hybrid-int4-fp8-bf16");

@@ -1,0 +1,307 @@
+// Drafted steps through scheduler and engine, judged by the checking trunk: whatever is drafted and whatever
+// of it is right, each request gets the tokens it would have got alone, and is told the truth about them.
+#include <algorithm>
+#include <array>
+#include <map>
+#include <random>
+
+#include "absl/strings/str_format.h"
+#include "coordinator/engine.h"
+#include "coordinator/generation.h"
+#include "coordinator/metrics.h"
+#include "coordinator/scheduler.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/coordinator/fake_tokenizer.h"
+#include "tests/coordinator/fake_trunk.h"
+
+namespace paceline {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::vector<TokenId> Expected(std::vector<TokenId> tokens, int64_t n) {
+  const FakeTrunk::Model model = FakeTrunk::Hash(100);
+  const size_t prompt = tokens.size();
+  for (int64_t i = 0; i < n; ++i) tokens.push_back(model(tokens));
+  return {tokens.begin() + static_cast<int64_t>(prompt), tokens.end()};
+}
+
+TrunkInfo DraftingInfo() {
+  TrunkInfo info = FakeTrunk::SmallInfo();
+  info.has_mtp = true;
+  info.drafters = {DraftSource::kMtp, DraftSource::kSuffix};
+  return info;
+}
+
+TEST(DraftedSchedule, RandomTrafficGivesEverySequenceItsOwnTokens) {
+  int64_t drafted = 0;
+  for (uint32_t seed = 0; seed < 80; ++seed) {
+    std::mt19937 random(seed);
+    const auto pick = [&](int low, int high) {
+      return std::uniform_int_distribution<int>(low, high)(random);
+    };
+    TrunkInfo info = DraftingInfo();
+    info.slots = pick(1, 16);
+    info.pages = pick(4, 40);
+    SchedulerOptions options;
+    options.prefill_chunk = pick(1, 70);
+    options.max_rows = pick(0, 1) == 1 ? pick(1, 40) : 0;
+    FakeTrunk trunk(info, options.prefill_chunk, FakeTrunk::Hash(info.vocab));
+    const int luck = pick(0, 3);  // nothing right, everything, and between
+    trunk.right_drafts = [&](const SequenceRows& rows, const std::vector<TokenId>&) {
+      return luck == 0 ? 0 : luck == 1 ? rows.draft_depth : pick(0, rows.draft_depth);
+    };
+    trunk.offers = [&](const std::vector<TokenId>&) -> std::vector<DraftOffer> {
+      return {{DraftSource::kMtp, pick(0, 8), 0}, {DraftSource::kSuffix, pick(0, 8), pick(1, 30)}};
+    };
+    Scheduler scheduler(info, options);
+    std::map<SequenceId, SequenceSpec> specs;
+    std::map<SequenceId, std::vector<TokenId>> got;
+    std::map<SequenceId, bool> started;
+    uint64_t next_id = 1, step = 1;
+    int to_admit = 30;
+    const auto end = [&](SequenceId id) {
+      if (!scheduler.Remove(id)) return false;
+      if (started[id]) trunk.Release(id);
+      return true;
+    };
+    while (to_admit > 0 || !scheduler.idle()) {
+      while (to_admit > 0 && pick(0, 2) > 0) {
+        SequenceSpec spec;
+        spec.id = SequenceId(next_id++);
+        // Now and then up to the very end of the context.
+        const int prompt = pick(1, 300);
+        for (int i = 0; i < prompt; ++i) spec.prompt.push_back(pick(0, 99));
+        spec.max_tokens = pick(0, 9) == 0 ? scheduler.context() - prompt : pick(1, 40);
+        spec.draft.mode = std::array{DraftMode::kAuto, DraftMode::kFixed, DraftMode::kOff}[pick(0, 2)];
+        spec.draft.depth = spec.draft.mode == DraftMode::kOff ? 0 : pick(1, 8);
+        specs[spec.id] = spec;
+        ASSERT_TRUE(scheduler.Admit(spec).ok());
+        --to_admit;
+      }
+      for (const SequenceId id : scheduler.Start()) started[id] = true;
+      if (!specs.empty() && pick(0, 14) == 0) {
+        const SequenceId id(static_cast<uint64_t>(pick(1, static_cast<int>(next_id))));
+        if (end(id)) specs.erase(id);
+      }
+      const StepPlan plan = scheduler.Plan(StepId(step++));
+      EXPECT_EQ(plan.sequences.empty(), scheduler.running() == 0) << "whoever runs makes progress";
+      if (plan.sequences.empty()) continue;
+      int64_t rows = 0, prompts = 0;
+      for (const SequenceRows& s : plan.sequences) {
+        rows += static_cast<int64_t>(s.tokens.size()) + s.draft_depth;
+        if (s.first_position < s.prompt_tokens) prompts += static_cast<int64_t>(s.tokens.size());
+        const SequenceSpec& spec = specs.at(s.sequence);
+        EXPECT_LE(s.draft_depth, spec.draft.depth);
+        const auto left = spec.max_tokens - static_cast<int64_t>(got[s.sequence].size());
+        EXPECT_LE(s.draft_depth, std::max<int64_t>(0, left - 1)) << "a draft beyond max_tokens";
+      }
+      EXPECT_LE(rows, scheduler.max_rows());
+      const bool waits = std::any_of(specs.begin(), specs.end(), [&](const auto& entry) {
+        return started[entry.first] && got[entry.first].empty();
+      });
+      EXPECT_TRUE(!waits || prompts > 0) << "a prompt is held up";
+      auto result = trunk.Run(plan);
+      ASSERT_TRUE(result.ok());
+      for (const StepOutcome& outcome : scheduler.Apply(plan, *std::move(result))) {
+        std::vector<TokenId>& tokens = got[outcome.id];
+        drafted += outcome.drafted;
+        for (const RowResult& row : outcome.rows) tokens.push_back(row.token);
+        EXPECT_LE(static_cast<int64_t>(tokens.size()), specs.at(outcome.id).max_tokens);
+        // Some stop inside a window; what stands behind is dropped.
+        const bool stops = pick(0, 39) == 0 && !tokens.empty();
+        if (stops) tokens.resize(static_cast<size_t>(pick(1, static_cast<int>(tokens.size()))));
+        if (stops || static_cast<int64_t>(tokens.size()) == specs.at(outcome.id).max_tokens) {
+          specs.at(outcome.id).max_tokens = static_cast<int64_t>(tokens.size());
+          EXPECT_TRUE(end(outcome.id));
+        }
+      }
+      ASSERT_LT(step, 100000u) << "no end in sight";
+    }
+    for (const auto& [id, spec] : specs)
+      EXPECT_EQ(got[id], Expected(spec.prompt, spec.max_tokens)) << "seed " << seed << " sequence " << id;
+    EXPECT_EQ(scheduler.pages_used(), 0) << "every page comes home";
+    EXPECT_EQ(trunk.live(), 0);
+  }
+  EXPECT_GT(drafted, 10'000);
+}
+
+TEST(DraftedSchedule, RowsOfAStepHoldEverySlotsDrafts) {
+  EXPECT_EQ(Scheduler(DraftingInfo(), {}).max_rows(), 4 * 9 + 64);
+  EXPECT_EQ(Scheduler(FakeTrunk::SmallInfo(), {}).max_rows(), 4 + 64);
+}
+
+class DraftedEngine : public ::testing::Test {
+ protected:
+  DraftedEngine() {
+    trunk_.right_drafts = [this](const SequenceRows& rows, const std::vector<TokenId>&) {
+      return std::min(right_, rows.draft_depth);
+    };
+  }
+  Engine& Start(SpeculationPolicy policy = {}) {
+    SchedulerOptions options;
+    options.speculation = policy;
+    engine_ = std::make_unique<Engine>(Engine::Parts{&trunk_, &tokenizer_}, GenerationDefaults{}, options);
+    engine_->Start();
+    return *engine_;
+  }
+  static GenerateRequest Fixed(std::vector<TokenId> prompt, int64_t max_tokens, int64_t depth) {
+    GenerateRequest request;
+    request.input = std::move(prompt);
+    request.sampling.temperature = 0;
+    request.stopping.max_tokens = max_tokens;
+    request.speculation.mode = DraftMode::kFixed;
+    request.speculation.max_draft_tokens = depth;
+    return request;
+  }
+
+  int32_t right_ = 2;
+  FakeTokenizer tokenizer_{{"a", "b", "c"}};
+  FakeTrunk trunk_{DraftingInfo(), 64, FakeTrunk::Hash(100)};
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(DraftedEngine, TokensStepsAndDraftsAreCountedApart) {
+  Engine& engine = Start();
+  GenerateRequest request = Fixed({1, 2, 3}, 11, 3);
+  request.hash_logits = true;
+  const auto result = RunGeneration(engine, std::move(request));
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->token_ids(), Expected({1, 2, 3}, 11));
+  // One token ends the prompt; then 3 + 3 + 3 of steps with 3 drafts, 2 right; one token is left.
+  const SpeculationStats& stats = result->end.speculation;
+  EXPECT_EQ(stats.method, "mtp");
+  EXPECT_EQ(stats.decode_steps, 5);
+  EXPECT_EQ(stats.steps, 3);
+  EXPECT_EQ(stats.drafted, 9);
+  EXPECT_EQ(stats.accepted, 6);
+  EXPECT_DOUBLE_EQ(stats.mean_accepted_length(), 3.0);
+  EXPECT_EQ(stats.acceptance_histogram, (std::vector<int64_t>{0, 0, 3}));
+  EXPECT_EQ(stats.accepted_per_position, (std::vector<int64_t>{3, 3}));
+  ASSERT_EQ(stats.sources.size(), 1u);
+  EXPECT_EQ(stats.sources[0].name, "mtp");
+  std::string marks;
+  for (const GeneratedToken& token : result->tokens) marks += token.drafted ? 'd' : '.';
+  EXPECT_EQ(marks, ".dd.dd.dd..");
+  EXPECT_EQ(result->end.logits_hash, "000000000000000b") << "eleven rows";
+  EXPECT_EQ(engine.stats().tokens, 11);
+  EXPECT_EQ(trunk_.live(), 0);
+}
+
+TEST_F(DraftedEngine, AStopInsideTheWindowDropsTheRest) {
+  right_ = 8;
+  Engine& engine = Start();
+  const std::vector<TokenId> expected = Expected({5, 6}, 40);
+  for (size_t at = 1; at < 12; ++at) {
+    const TokenId stop = expected[at];
+    if (std::find(expected.begin(), expected.begin() + static_cast<int64_t>(at), stop) !=
+        expected.begin() + static_cast<int64_t>(at)) {
+      continue;
+    }
+    GenerateRequest request = Fixed({5, 6}, 40, 8);
+    request.stopping.stop_token_ids = {stop};
+    request.hash_logits = true;
+    const int64_t before = engine.stats().tokens;
+    const auto result = RunGeneration(engine, std::move(request));
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->end.reason, FinishReason::kStop);
+    EXPECT_EQ(result->token_ids(),
+              (std::vector<TokenId>{expected.begin(), expected.begin() + static_cast<int64_t>(at) + 1}));
+    EXPECT_EQ(result->end.usage.completion_tokens, static_cast<int64_t>(at) + 1);
+    EXPECT_EQ(engine.stats().tokens - before, static_cast<int64_t>(at) + 1);
+    EXPECT_EQ(result->end.logits_hash, absl::StrFormat("%016x", at + 1)) << "rows behind the stop count not";
+    // Of each step the accepted drafts whose tokens were emitted.
+    int64_t marked = 0;
+    for (const GeneratedToken& token : result->tokens) marked += token.drafted ? 1 : 0;
+    EXPECT_EQ(result->end.speculation.accepted, marked);
+    EXPECT_EQ(trunk_.live(), 0);
+  }
+}
+
+TEST_F(DraftedEngine, OneSinkCallPerStep) {
+  Engine& engine = Start();
+  auto queue = std::make_shared<GenerationQueue>();
+  ASSERT_TRUE(engine.Submit(Fixed({1}, 10, 2), queue).ok());
+  std::vector<size_t> sizes;
+  for (;;) {
+    auto event = queue->Next(Clock::Real().Now() + std::chrono::seconds(60));
+    ASSERT_TRUE(event);
+    if (const auto* tokens = std::get_if<std::vector<GeneratedToken>>(&*event)) sizes.push_back(tokens->size());
+    if (std::holds_alternative<GenerationEnd>(*event)) break;
+  }
+  EXPECT_EQ(sizes, (std::vector<size_t>{1, 3, 3, 3}));
+}
+
+TEST_F(DraftedEngine, OffMeansOffAndThePolicyIsTheDefault) {
+  SpeculationPolicy policy;
+  policy.mode = DraftMode::kFixed;
+  policy.depth = 4;
+  Engine& engine = Start(policy);
+  GenerateRequest request = Fixed({7}, 20, 4);
+  request.speculation = {};
+  EXPECT_EQ(RunGeneration(engine, request)->end.speculation.drafted % 4, 0);
+  EXPECT_GT(trunk_.drafted(), 0);
+  const int64_t before = trunk_.drafted();
+  request.speculation.mode = DraftMode::kOff;
+  const auto plain = RunGeneration(engine, request);
+  EXPECT_EQ(trunk_.drafted(), before);
+  EXPECT_EQ(plain->end.speculation.method, "off");
+  EXPECT_EQ(plain->token_ids(), Expected({7}, 20));
+}
+
+TEST_F(DraftedEngine, AutoMeasuresOnceBeforeTheFirstRequestAndDrafts) {
+  right_ = 8;
+  trunk_.seconds = [](const StepPlan& plan) {
+    double rows = 0, drafts = 0;
+    for (const SequenceRows& s : plan.sequences) {
+      rows += static_cast<double>(s.tokens.size()) + s.draft_depth;
+      drafts = std::max<double>(drafts, s.draft_depth);
+    }
+    return std::pair{0.01 + 0.0005 * rows, 0.0002 * drafts};
+  };
+  trunk_.distinct_experts = {3, 200};
+  Engine& engine = Start();
+  EXPECT_TRUE(engine.Warm(std::chrono::seconds(60)).ok());
+  EXPECT_EQ(trunk_.live(), 0) << "measuring leaves nothing behind";
+  const int64_t measured = trunk_.steps();
+  EXPECT_GT(measured, 30);
+  EXPECT_EQ(engine.stats().tokens, 0) << "and is nobody's text";
+  GenerateRequest request = Fixed({1, 2}, 400, 1);
+  request.speculation = {};
+  const auto result = RunGeneration(engine, std::move(request));
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->token_ids(), Expected({1, 2}, 400));
+  EXPECT_LT(trunk_.steps() - measured, 80) << "drafts that are always right are used to the full";
+  EXPECT_EQ(result->end.speculation.method, "mtp");
+
+  const std::string text = MetricsText(engine.stats(), engine.info());
+  const SpeculationStats& stats = result->end.speculation;
+  const std::string labels = "{engine=\"0\",model_name=\"fake\"} ";
+  EXPECT_THAT(text, HasSubstr("# TYPE vllm:spec_decode_num_drafts_total counter"));
+  EXPECT_THAT(text, HasSubstr("vllm:spec_decode_num_drafts_total" + labels + std::to_string(stats.steps)));
+  EXPECT_THAT(text,
+              HasSubstr("vllm:spec_decode_num_draft_tokens_total" + labels + std::to_string(stats.drafted)));
+  EXPECT_THAT(text, HasSubstr("vllm:spec_decode_num_accepted_tokens_total" + labels +
+                              std::to_string(stats.accepted)));
+  EXPECT_THAT(text, HasSubstr("vllm:spec_decode_num_accepted_tokens_per_pos_total{engine=\"0\",model_name="
+                              "\"fake\",position=\"0\"} " +
+                              std::to_string(stats.accepted_per_position[0])));
+  EXPECT_THAT(text, HasSubstr("paceline_spec_decode_num_drafts_total{model=\"fake\",source=\"mtp\"} " +
+                              std::to_string(stats.steps)));
+  EXPECT_THAT(text, HasSubstr("paceline_draft_depth_count{model=\"fake\"} " +
+                              std::to_string(stats.decode_steps)));
+  EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"0\",le=\"2\"} 0"));
+  EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"1\",le=\"128\"} 0"));
+}
+
+TEST_F(DraftedEngine, NothingIsMeasuredWithoutAuto) {
+  SpeculationPolicy policy;
+  policy.mode = DraftMode::kFixed;
+  Engine& engine = Start(policy);
+  EXPECT_TRUE(engine.Warm(std::chrono::seconds(60)).ok());
+  EXPECT_EQ(trunk_.steps(), 1);
+}
+
+}  // namespace
+}  // namespace paceline
