@@ -15,8 +15,8 @@ namespace {
 
 struct Costs {
   const char* name;
-  std::function<double(int32_t batch, int32_t rows)> run;     // seconds
-  std::function<double(int32_t batch, int32_t depth)> draft;  // seconds, of all passes
+  std::function<double(int32_t batch, int32_t rows)> run;       // seconds
+  std::function<double(int32_t batch, int32_t depth)> draft;    // seconds, of all passes
 };
 
 // A network's round trip and little else.
@@ -67,9 +67,9 @@ struct Outcome {
 class Simulation {
  public:
   explicit Simulation(World world, uint32_t seed = 1, SpeculationPolicy policy = {})
-      : world_(std::move(world)),
-        random_(seed),
-        controller_(policy, [this](const std::string& line) { warnings.push_back(line); }) {
+      : world_(std::move(world)), random_(seed), controller_(policy, [this](const std::string& line) {
+          warnings.push_back(line);
+        }) {
     // What the start-up measurement would have seen.
     for (int32_t batch = 1; batch <= 32; batch *= 2) {
       for (int32_t depth = 0; depth <= kMaxDraft; ++depth) {
@@ -85,8 +85,8 @@ class Simulation {
     for (int64_t s = 0; s < steps; ++s, ++step_) {
       std::vector<DraftCandidate> candidates;
       for (int32_t i = 0; i < world_.batch; ++i) {
-        candidates.push_back(
-            {SequenceId(first_id + static_cast<uint64_t>(i)), {mode, kMaxDraft}, kMaxDraft, world_.offers});
+        candidates.push_back({SequenceId(first_id + static_cast<uint64_t>(i)), {mode, kMaxDraft}, kMaxDraft,
+                              world_.offers});
       }
       const std::vector<DraftDecision> decisions =
           controller_.Decide(candidates, {.rows = int64_t{world_.batch} * (1 + kMaxDraft)});
@@ -162,9 +162,9 @@ TEST(SpeculationController, AStepOfPromptsAloneDecidesNothing) {
 
 TEST(SpeculationController, WithinThreePercentOfTheBestStaticDepth) {
   const std::vector<std::pair<const char*, Process>> processes = {
-      {"0", Constant(0)},     {"0.2", Constant(0.2)},        {"0.4", Constant(0.4)},
-      {"0.6", Constant(0.6)}, {"0.8", Constant(0.8)},        {"0.95", Constant(0.95)},
-      {"1", Constant(1)},     {"chat", Decaying(0.75, 0.9)}, {"code", Decaying(0.94, 0.93)}};
+      {"0", Constant(0)},          {"0.2", Constant(0.2)},  {"0.4", Constant(0.4)},
+      {"0.6", Constant(0.6)},      {"0.8", Constant(0.8)},  {"0.95", Constant(0.95)},
+      {"1", Constant(1)},          {"chat", Decaying(0.75, 0.9)}, {"code", Decaying(0.94, 0.93)}};
   for (const Costs& costs : {Flat(), Steep(), Cliffs(), Hopeless()}) {
     for (const auto& [name, process] : processes) {
       for (const int32_t batch : {1, 2, 3, 8, 16, 32}) {
@@ -193,8 +193,7 @@ TEST(SpeculationController, DepthZeroWithinSixteenStepsWhereDraftsLose) {
       turning.Run(500);
       turning.Turn(Constant(0));
       const Outcome after = turning.Run(16 + 100);
-      EXPECT_TRUE(
-          std::all_of(after.depths.begin() + 16, after.depths.end(), [](int32_t d) { return d == 0; }))
+      EXPECT_TRUE(std::all_of(after.depths.begin() + 16, after.depths.end(), [](int32_t d) { return d == 0; }))
           << costs.name << " once the text has turned, seed " << seed;
     }
   }
@@ -258,8 +257,7 @@ TEST(SpeculationController, LearnsCostsThatTheStartDidNotShow) {
     const Costs real = slower ? Flat() : Steep();
     SpeculationController controller({}, nullptr);
     for (int32_t depth = 0; depth <= kMaxDraft; ++depth)
-      controller.SeedCost(1, depth, world.costs.run(1, 1 + depth),
-                          depth > 0 ? world.costs.draft(1, depth) : 0);
+      controller.SeedCost(1, depth, world.costs.run(1, 1 + depth), depth > 0 ? world.costs.draft(1, depth) : 0);
     std::mt19937 random(3);
     const World truth{real, Constant(0.8)};
     double tokens = 0, seconds = 0;
@@ -312,13 +310,14 @@ TEST(SpeculationController, ModesCapsAndBudgetsBind) {
   SpeculationController controller({}, nullptr);
   const std::vector<DraftOffer> both = {{DraftSource::kSuffix, 8, 9}, {DraftSource::kMtp, 5, 0}};
   const std::vector<DraftOffer> suffix = {{DraftSource::kSuffix, 3, 9}};
-  const std::vector<DraftCandidate> candidates = {{SequenceId(1), {DraftMode::kFixed, 4}, kMaxDraft, both},
-                                                  {SequenceId(2), {DraftMode::kFixed, 4}, kMaxDraft, suffix},
-                                                  {SequenceId(3), {DraftMode::kFixed, 4}, 2, both},
-                                                  {SequenceId(4), {DraftMode::kOff, 0}, kMaxDraft, both},
-                                                  {SequenceId(5), {DraftMode::kFixed, 4}, 0, both},
-                                                  {SequenceId(6), {DraftMode::kFixed, 4}, kMaxDraft, {}},
-                                                  {SequenceId(7), {DraftMode::kFixed, 8}, kMaxDraft, both}};
+  const std::vector<DraftCandidate> candidates = {
+      {SequenceId(1), {DraftMode::kFixed, 4}, kMaxDraft, both},
+      {SequenceId(2), {DraftMode::kFixed, 4}, kMaxDraft, suffix},
+      {SequenceId(3), {DraftMode::kFixed, 4}, 2, both},
+      {SequenceId(4), {DraftMode::kOff, 0}, kMaxDraft, both},
+      {SequenceId(5), {DraftMode::kFixed, 4}, 0, both},
+      {SequenceId(6), {DraftMode::kFixed, 4}, kMaxDraft, {}},
+      {SequenceId(7), {DraftMode::kFixed, 8}, kMaxDraft, both}};
   const auto decided = controller.Decide(candidates, {.rows = 100});
   const std::vector<int32_t> depths = {4, 3, 2, 0, 0, 0, 5};
   for (size_t i = 0; i < depths.size(); ++i) EXPECT_EQ(decided[i].depth, depths[i]) << i;

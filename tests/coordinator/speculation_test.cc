@@ -227,8 +227,7 @@ TEST_F(DraftedEngine, OneSinkCallPerStep) {
   for (;;) {
     auto event = queue->Next(Clock::Real().Now() + std::chrono::seconds(60));
     ASSERT_TRUE(event);
-    if (const auto* tokens = std::get_if<std::vector<GeneratedToken>>(&*event))
-      sizes.push_back(tokens->size());
+    if (const auto* tokens = std::get_if<std::vector<GeneratedToken>>(&*event)) sizes.push_back(tokens->size());
     if (std::holds_alternative<GenerationEnd>(*event)) break;
   }
   EXPECT_EQ(sizes, (std::vector<size_t>{1, 3, 3, 3}));
@@ -290,8 +289,8 @@ TEST_F(DraftedEngine, AutoMeasuresOnceBeforeTheFirstRequestAndDrafts) {
                               std::to_string(stats.accepted_per_position[0])));
   EXPECT_THAT(text, HasSubstr("paceline_spec_decode_num_drafts_total{model=\"fake\",source=\"mtp\"} " +
                               std::to_string(stats.steps)));
-  EXPECT_THAT(text,
-              HasSubstr("paceline_draft_depth_count{model=\"fake\"} " + std::to_string(stats.decode_steps)));
+  EXPECT_THAT(text, HasSubstr("paceline_draft_depth_count{model=\"fake\"} " +
+                              std::to_string(stats.decode_steps)));
   EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"0\",le=\"2\"} 0"));
   EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"1\",le=\"128\"} 0"));
 }

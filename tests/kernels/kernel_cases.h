@@ -20,8 +20,8 @@ inline std::vector<float> RandomValues(int64_t count, uint32_t seed, Values kind
   for (float& x : out) {
     x = (static_cast<float>(bits() >> 8) - 0x1p23f) * 0x1p-22f;
     if (kind == Values::kOrdinary) continue;
-    static constexpr float kOdd[] = {0.0f,   -0.0f, 1e-41f, -3e-39f,          1e30f,
-                                     -2e34f, 2e37f, 1e-30f, __builtin_inff(), -__builtin_nanf("")};
+    static constexpr float kOdd[] = {
+        0.0f, -0.0f, 1e-41f, -3e-39f, 1e30f, -2e34f, 2e37f, 1e-30f, __builtin_inff(), -__builtin_nanf("")};
     const uint32_t which = bits() % 97;
     if (which < std::size(kOdd) - 2 || (which < std::size(kOdd) && bits() % 16 == 0)) x = kOdd[which];
   }
