@@ -188,6 +188,7 @@ SpeculationController::Plan SpeculationController::Auto(const DraftCandidate& ca
 
 std::vector<DraftDecision> SpeculationController::Decide(std::span<const DraftCandidate> candidates,
                                                          const DraftLimits& limits) {
+  if (candidates.empty()) return {};  // a step of prompts alone has no price to divide by
   const auto batch = static_cast<int32_t>(candidates.size());
   run_asked_.clear();
   draft_asked_.clear();

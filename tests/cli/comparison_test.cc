@@ -48,7 +48,8 @@ TEST(ComparisonTest, TheFirstDifferingTokenCounts) {
 }
 
 TEST(ComparisonTest, OneBitOfALogProbabilityIsADifference) {
-  const Comparison c = Compare("ranks-greedy", TokensOf({{5, -1.5f}}), TokensOf({{5, std::nextafterf(-1.5f, 0.0f)}}));
+  const Comparison c =
+      Compare("ranks-greedy", TokensOf({{5, -1.5f}}), TokensOf({{5, std::nextafterf(-1.5f, 0.0f)}}));
   ASSERT_TRUE(c.difference.has_value());
   EXPECT_EQ(c.difference->position, 0);
 }

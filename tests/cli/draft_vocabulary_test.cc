@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <set>
 
+#include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "cli/files.h"
 
@@ -19,28 +20,27 @@ using ::testing::HasSubstr;
 
 constexpr int64_t kVocab = 1000;
 
-// Bytes at ids 10 to 265, then `ab`, `abc`, `cd` at 5, 3, 4, whose ranks are 0, 1, 2; one special token.
+// Bytes at ids 3 to 258, then `ab`, `abc`, `cd` at 2, 0, 1, whose ranks are 0, 1, 2; one special token.
 std::unique_ptr<Tokenizer> SmallTokenizer() {
   std::string vocab;
+  int next = 256;
   for (int byte = 0; byte < 256; ++byte) {
     // The byte alphabet: printable Latin bytes stand for themselves, the others follow from U+0100 on.
     const bool plain = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-    static int next = 0;
-    if (byte == 0) next = 256;
     const int code = plain ? byte : next++;
     char key[16];
     std::snprintf(key, sizeof(key), "\\u%04x", code);
-    vocab += (vocab.empty() ? "" : ",") + ("\"" + std::string(key) + "\":" + std::to_string(10 + byte));
+    absl::StrAppend(&vocab, vocab.empty() ? "" : ",", "\"", key, "\":", 3 + byte);
   }
   const std::string json =
-      R"({"added_tokens":[{"id":900,"content":"<|end|>","special":true,"single_word":false,)"
+      R"({"added_tokens":[{"id":259,"content":"<|end|>","special":true,"single_word":false,)"
       R"("lstrip":false,"rstrip":false,"normalized":false}],"normalizer":{"type":"NFC"},)"
       R"("pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":)"
       R"({"Regex":"\\s+|\\S+"},"behavior":"Isolated","invert":false},{"type":"ByteLevel",)"
       R"("add_prefix_space":false,"trim_offsets":false,"use_regex":false}]},)"
       R"("post_processor":null,"decoder":{"type":"ByteLevel","add_prefix_space":false,)"
       R"("trim_offsets":false,"use_regex":false},"model":{"type":"BPE","vocab":{)" +
-      vocab + R"(,"ab":5,"abc":3,"cd":4},"merges":[["a","b"],["ab","c"],["c","d"]]}})";
+      vocab + R"(,"ab":2,"abc":0,"cd":1},"merges":[["a","b"],["ab","c"],["c","d"]]}})";
   auto tokenizer = Tokenizer::Parse(json, "tokenizer.json");
   EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
   return tokenizer.ok() ? *std::move(tokenizer) : nullptr;
@@ -69,8 +69,8 @@ TEST(DraftVocabularyTest, ANumberTakesWhatIsMergedFirstAndEveryAddedToken) {
   EXPECT_EQ(ids->size(), 259u);
   EXPECT_TRUE(std::is_sorted(ids->begin(), ids->end()));
   const std::set<TokenId> set(ids->begin(), ids->end());
-  EXPECT_TRUE(set.count(5) && set.count(3) && set.count(900));
-  EXPECT_FALSE(set.count(4));  // the last merge
+  EXPECT_TRUE(set.count(2) && set.count(0) && set.count(259));
+  EXPECT_FALSE(set.count(1));  // the last merge
 }
 
 TEST(DraftVocabularyTest, AllIdsAreAnEmptyList) {
@@ -89,13 +89,13 @@ TEST(DraftVocabularyTest, CountsKeepTheMostFrequent) {
   const auto tokenizer = SmallTokenizer();
   const auto ids = tokenizer->Encode("abc abc abc cd ab");
   ASSERT_TRUE(ids.ok());
-  EXPECT_EQ(CountsToJson(*ids), "{\"42\":4,\"3\":3,\"4\":1,\"5\":1}\n");
+  EXPECT_EQ(CountsToJson(*ids), "{\"35\":4,\"0\":3,\"1\":1,\"2\":1}\n");
   const File few(CountsToJson(*ids));
-  EXPECT_THAT(*BuildDraftVocabulary(few.path(), tokenizer.get(), kVocab), ElementsAre(3, 4, 5, 42, 900));
+  EXPECT_THAT(*BuildDraftVocabulary(few.path(), tokenizer.get(), kVocab), ElementsAre(0, 1, 2, 35, 259));
 
   std::string many = "{";
   for (int id = 0; id < kDraftIdsOfAFile + 10; ++id)
-    many += (id == 0 ? "\"" : ",\"") + std::to_string(id) + "\":" + std::to_string(id / 2);
+    absl::StrAppend(&many, id == 0 ? "" : ",", "\"", id, "\":", id / 2);
   const File large(many + "}");
   const auto kept = BuildDraftVocabulary(large.path(), nullptr, 100000);
   ASSERT_TRUE(kept.ok()) << kept.status();

@@ -153,6 +153,13 @@ int32_t BestStatic(const World& world, int64_t step = 0) {
   return best;
 }
 
+TEST(SpeculationController, AStepOfPromptsAloneDecidesNothing) {
+  SpeculationController controller({}, nullptr);
+  const DraftOutcome plain{SequenceId(1), DraftSource::kNone, 0, 0};
+  controller.Observe({.prefill_rows = 0, .draft_s = 0, .run_s = 0.01, .outcomes = std::span(&plain, 1)});
+  EXPECT_TRUE(controller.Decide({}, {.rows = 8, .prefill_rows = 8}).empty());
+}
+
 TEST(SpeculationController, WithinThreePercentOfTheBestStaticDepth) {
   const std::vector<std::pair<const char*, Process>> processes = {
       {"0", Constant(0)},     {"0.2", Constant(0.2)},        {"0.4", Constant(0.4)},
