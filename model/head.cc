@@ -5,11 +5,6 @@
 #include "base/status.h"
 
 namespace paceline {
-namespace {
-
-constexpr int64_t kAutoInt8Rows = 65536;
-
-}  // namespace
 
 absl::StatusOr<HeadFormat> ResolveHeadFormat(const Checkpoint& checkpoint, HeadFormat asked) {
   if (asked == HeadFormat::kStored) return asked;
@@ -21,7 +16,7 @@ absl::StatusOr<HeadFormat> ResolveHeadFormat(const Checkpoint& checkpoint, HeadF
     const bool wide = sixteen_bits || facts.format == kernels::WeightFormat::kF32;
     return wide ? HeadFormat::kInt8 : HeadFormat::kStored;
   }
-  return sixteen_bits && facts.outputs > kAutoInt8Rows ? HeadFormat::kInt8 : HeadFormat::kStored;
+  return sixteen_bits && facts.outputs > kLargeHeadRows ? HeadFormat::kInt8 : HeadFormat::kStored;
 }
 
 absl::StatusOr<std::unique_ptr<LmHead>> LmHead::Load(const Checkpoint& checkpoint, HeadFormat format,

@@ -16,6 +16,9 @@
 
 namespace paceline {
 
+// Above so many rows a 16-bit head is worth fewer bits.
+inline constexpr int64_t kLargeHeadRows = 65536;
+
 enum class HeadFormat { kAuto, kStored, kInt8 };
 
 // What is asked, for this checkpoint. `auto`: a 16-bit head of more than 65,536 rows becomes INT8 per row at

@@ -20,7 +20,8 @@ absl::StatusOr<std::unique_ptr<MtpDrafter>> MtpDrafter::Load(const Checkpoint& c
   auto drafter = std::unique_ptr<MtpDrafter>(new MtpDrafter(embedding, std::move(options)));
   const MtpDrafterOptions& o = drafter->options_;
   ASSIGN_OR_RETURN(drafter->layer_, MtpLayer::Load(checkpoint, table, pool, o.format));
-  DraftHeadFormat head = o.int4_head;
+  DraftHeadFormat head = o.int4_head.value_or(
+      checkpoint.config().vocab > kLargeHeadRows ? DraftHeadFormat::kInt4 : DraftHeadFormat::kStored);
   drafter->contract_ = kernels::ActivationContract::kInt8;
   if (o.format == MtpFormat::kStored) {
     ASSIGN_OR_RETURN(const HeadFormat format, ResolveHeadFormat(checkpoint, o.lm_head));

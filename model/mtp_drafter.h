@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -31,7 +32,9 @@ struct MtpDrafterOptions {
   MtpTap tap = MtpTap::kPostNorm;
   kernels::ActivationContract contract = kernels::ActivationContract::kInt16;  // of kStored
   HeadFormat lm_head = HeadFormat::kAuto;                                      // of kStored
-  DraftHeadFormat int4_head = DraftHeadFormat::kInt4;                          // of kInt4
+  // Of kInt4. Absent: a head of more than kLargeHeadRows rows becomes INT4, a smaller one stays as it is stored:
+  // it costs little, and rounding it costs acceptance.
+  std::optional<DraftHeadFormat> int4_head = {};
   // Ids the draft head keeps, ascending; empty: all. A draft is never another id.
   std::vector<TokenId> vocabulary;
   std::vector<bool> has_token;  // as TrunkOptions: ids that may be drawn; empty: all

@@ -258,7 +258,10 @@ void LocalTrunk::Commit(const StepPlan& plan, const Step& step, StepResult& resu
       kept->second.insert(kept->second.end(), hidden, hidden + rows * width);
     if (const auto hash = hashes_.find(s.sequence); s.hash_logits && hash != hashes_.end())
       out.logits_hash = hash->second.Hex().substr(0, 16);
-    if (!out.status.ok()) continue;
+    if (!out.status.ok()) {
+      out.rows.clear();
+      continue;
+    }
     const bool drew = !out.rows.empty() && s.targets.empty();
     for (const auto& drafter : drafters_) {
       const bool residual =

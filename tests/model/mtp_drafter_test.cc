@@ -489,9 +489,11 @@ TEST_F(DemoModel, Int4DraftsAreNearlyAlwaysTheStoredOnes) {
   EXPECT_GT(stored.first, 0.93);
   const Outcome int8_head = Draft({.int4_head = DraftHeadFormat::kInt8}, 3);
   EXPECT_GT(Agreement(int8_head.chains, stored.chains), 0.95);
-  const Outcome int4_head = Draft({}, 3);
+  const Outcome int4_head = Draft({.int4_head = DraftHeadFormat::kInt4}, 3);
   EXPECT_GT(Agreement(int4_head.chains, stored.chains), 0.9);
   EXPECT_GT(int4_head.first, stored.first - 0.02);
+  // By itself a head this small keeps the form it is stored in.
+  EXPECT_GT(Agreement(Draft({}, 3).chains, stored.chains), 0.97);
 }
 
 // What is on disk is INT4; told as floats, it must come back code by code.
