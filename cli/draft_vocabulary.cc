@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -97,7 +98,12 @@ absl::StatusOr<std::vector<TokenId>> BuildDraftVocabulary(const std::string& cho
   const std::from_chars_result read = std::from_chars(choice.data(), choice.data() + choice.size(), wanted);
   if (read.ec != std::errc() || read.ptr != choice.data() + choice.size())
     return FromFile(choice, tokenizer, vocab);
-  if (tokenizer == nullptr) return std::vector<TokenId>();
+  if (tokenizer == nullptr) {
+    // Ids are given in the order of merges, so that low ones are frequent ones.
+    std::vector<TokenId> ids(static_cast<size_t>(wanted < vocab ? wanted : 0));
+    std::iota(ids.begin(), ids.end(), 0);
+    return ids;
+  }
   const std::span<const TokenId> ranked = tokenizer->ByRank();
   if (wanted >= static_cast<int64_t>(ranked.size())) return std::vector<TokenId>();
   std::vector<TokenId> ids = AddedIds(*tokenizer, vocab);

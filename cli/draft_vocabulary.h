@@ -21,8 +21,8 @@ inline constexpr int64_t kDraftIdsOfAFile = 32768;
 // - "all"
 // - a file: a JSON array of ids, taken as it is; or an object id -> count (`tokenize --counts`), of which the
 //   most frequent are taken, and every added token.
-// `tokenizer` may be null: then a number means all ids. `vocab`: the model's. CFG-002 names the file and what
-// in it is no id.
+// `tokenizer` may be null: then a number N means the ids below N. `vocab`: the model's. CFG-002 names the
+// file and what in it is no id.
 absl::StatusOr<std::vector<TokenId>> BuildDraftVocabulary(const std::string& choice,
                                                           const Tokenizer* tokenizer, int64_t vocab);
 

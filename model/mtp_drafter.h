@@ -32,8 +32,9 @@ struct MtpDrafterOptions {
   MtpTap tap = MtpTap::kPostNorm;
   kernels::ActivationContract contract = kernels::ActivationContract::kInt16;  // of kStored
   HeadFormat lm_head = HeadFormat::kAuto;                                      // of kStored
-  // Of kInt4. Absent: a head of more than kLargeHeadRows rows becomes INT4, a smaller one stays as it is stored:
-  // it costs little, and rounding it costs acceptance.
+  // Of kInt4. Absent: a head of more than kLargeHeadRows rows becomes INT4 (a tenth of a draft's time less
+  // than INT8, and on the demo model at most 0.6 points of acceptance on text that makes sense); a smaller
+  // one stays as it is stored, since it costs little.
   std::optional<DraftHeadFormat> int4_head = {};
   // Ids the draft head keeps, ascending; empty: all. A draft is never another id.
   std::vector<TokenId> vocabulary;

@@ -77,7 +77,8 @@ TEST(DraftVocabularyTest, AllIdsAreAnEmptyList) {
   const auto tokenizer = SmallTokenizer();
   for (const char* choice : {"all", "32768", "259"})
     EXPECT_TRUE(BuildDraftVocabulary(choice, tokenizer.get(), kVocab)->empty()) << choice;
-  EXPECT_TRUE(BuildDraftVocabulary("4", nullptr, kVocab)->empty());
+  EXPECT_THAT(*BuildDraftVocabulary("4", nullptr, kVocab), ::testing::ElementsAre(0, 1, 2, 3));
+  EXPECT_TRUE(BuildDraftVocabulary(std::to_string(kVocab), nullptr, kVocab)->empty());
 }
 
 TEST(DraftVocabularyTest, AListIsTakenAsItIs) {

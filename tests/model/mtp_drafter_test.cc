@@ -366,7 +366,8 @@ TEST_F(MtpDrafterTest, AMissingTensorIsNamed) {
 
 // Every stored format becomes INT4 and still drafts; a BF16 layer shrinks by nearly four.
 TEST_F(MtpDrafterTest, Int4IsMadeOfWhateverIsStored) {
-  const std::unique_ptr<MtpDrafter> stored = LoadStored(*target_), int4 = Load(*target_, {});
+  const std::unique_ptr<MtpDrafter> stored = LoadStored(*target_);
+  const std::unique_ptr<MtpDrafter> int4 = Load(*target_, {.int4_head = DraftHeadFormat::kInt4});
   EXPECT_LT(int4->bytes_per_draft() * 3, stored->bytes_per_draft());
   Feed feed = MakeFeed(*int4);
   feed.Commit(70);
