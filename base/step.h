@@ -83,15 +83,18 @@ struct SequenceRows {
   std::vector<int32_t> pages;   // position p lives in KV page pages[p / kPagePositions]
   int64_t first_position = 0;   // position of tokens[0]
   std::vector<TokenId> tokens;  // [rows]
-  int32_t sampled_rows = 0;     // the last n rows get a token drawn: 0 inside a prompt, 1 for plain decode
-  int64_t prompt_tokens = 0;    // leading tokens of the sequence that penalties count as prompt
+  // The last n rows get a token drawn: 0 inside a prompt, 1 for plain decode. More, in benches: each row by
+  // itself, without penalties, adjustments or drafts.
+  int32_t sampled_rows = 0;
+  int64_t prompt_tokens = 0;  // leading tokens of the sequence that penalties count as prompt
   Sampling sampling;
   // With one token and sampled_rows 1: `drafter` guesses up to `draft_depth` tokens behind it, and all of
   // them are verified in this step. Positions up to first_position + draft_depth must have pages.
   DraftSource drafter = DraftSource::kNone;
   int32_t draft_depth = 0;
-  int32_t top = 0;        // candidates to report per sampled or scored row
-  bool logprobs = false;  // report the drawn token's log-probability
+  std::shared_ptr<const std::vector<TokenId>> stops;  // ids that end the text: nothing is drafted behind one
+  int32_t top = 0;                                    // candidates to report per sampled or scored row
+  bool logprobs = false;                              // report the drawn token's log-probability
   std::vector<TokenId>
       targets;  // scoring: log-probability of targets[i] after row i; size 0 or rows; -1 = none
   bool hash_logits =
@@ -114,7 +117,7 @@ struct RowResult {
   float logprob = 0;           // of `token`, before any transform; set when asked for
   std::vector<Candidate> top;  // highest first, ties to the lower id
   std::string
-      logits_hash;  // as SequenceResult's, up to this row; set when asked for and drafts were verified
+      logits_hash;  // as SequenceResult's, up to this row; set when asked for and the plan wanted drafts
 };
 
 // What a drafter could do for a sequence in its next step.

@@ -55,7 +55,7 @@ absl::StatusOr<Drafting> ResolveDrafting(const DraftingFlags& flags, const Check
     return drafting;
   }
   drafting.trunk.format = flags.mtp_format == "stored" ? MtpFormat::kStored : MtpFormat::kInt4;
-  drafting.trunk.tap = flags.mtp_tap == "pre-norm" ? MtpTap::kPreNorm : MtpTap::kPostNorm;
+  drafting.trunk.tap = flags.mtp_tap == "pre-norm" ? HiddenTap::kPreNorm : HiddenTap::kPostNorm;
   drafting.trunk.assume_acceptance = flags.assume_acceptance;
   if (drafting.trunk.mtp) {
     ASSIGN_OR_RETURN(drafting.trunk.vocabulary,

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "base/status.h"
 #include "model/int4_weights.h"
 
@@ -108,7 +109,12 @@ absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Load(
     CHECK(i == 0 || vocabulary[i] > vocabulary[i - 1]);
     keep(vocabulary[i]);
   }
-  CHECK(!head->ids_.empty());
+  if (head->ids_.empty()) {
+    return Error(
+        errors::kOption,
+        "no id of the draft vocabulary (--draft-vocab) is a token of this model's tokenizer; name at "
+        "least one that is");
+  }
   const bool whole = static_cast<int64_t>(head->ids_.size()) == vocab;
   if (whole) head->ids_.clear();
 

@@ -23,8 +23,8 @@ enum class DraftHeadFormat : uint8_t {
 class DraftHead {
  public:
   // Keeps the rows of `vocabulary` (ids ascending; empty: all) that `has_token` has (empty: all). What is
-  // stored in fewer bits than `format` stays. Ids are the model's and one is left (CHECKed). Errors are the
-  // checkpoint's.
+  // stored in fewer bits than `format` stays. Ids are the model's (CHECKed). CFG-002 when none is left; other
+  // errors are the checkpoint's.
   static absl::StatusOr<std::unique_ptr<DraftHead>> Load(const Checkpoint& checkpoint, DraftHeadFormat format,
                                                          std::span<const TokenId> vocabulary,
                                                          const std::vector<bool>& has_token,

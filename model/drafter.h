@@ -21,6 +21,13 @@
 
 namespace paceline {
 
+// Which hidden state of the target a drafter reads.
+enum class HiddenTap : uint8_t {
+  kNone,
+  kPostNorm,  // after the final norm: what the LM head reads
+  kPreNorm,   // the residual stream before it
+};
+
 // Rows of one sequence that are text for good.
 struct CommittedRows {
   SequenceId sequence{0};
@@ -66,8 +73,8 @@ class Drafter {
  public:
   virtual ~Drafter() = default;
   virtual DraftSource source() const = 0;
-  // Whether Commit wants the target's hidden states.
-  virtual bool needs_hidden() const = 0;
+  // Which hidden states Commit wants.
+  virtual HiddenTap tap() const = 0;
   // Rows at position 0 start the sequence afresh. The context is that of Draft.
   virtual void Commit(const DraftContext& context, const CommittedRows& rows) = 0;
   // drafts[i] answers requests[i]. An error fails the step's drafts, not the step: the caller runs plain

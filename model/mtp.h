@@ -1,7 +1,6 @@
 // The multi-token-prediction layer: one attention and MoE layer that guesses the token after next from the
 // target's hidden state and the next token, and, fed with its own output, the ones after. All of it is local
-// to the head. Formulas: docs/ARCHITECTURE.md, Drafting; the tap is the hidden state after the target's final
-// norm.
+// to the head. Formulas: docs/ARCHITECTURE.md, Drafting.
 #pragma once
 
 #include <memory>
@@ -16,7 +15,7 @@
 namespace paceline {
 
 enum class MtpFormat : uint8_t {
-  kInt4,    // every matrix of the layer becomes INT4 g128 at load, activations have one 8-bit plane
+  kInt4,    // matrices but router and shared gate become INT4 g128 at load, activations have one 8-bit plane
   kStored,  // as in the file, under the trunk's activation contract
 };
 

@@ -123,7 +123,11 @@ absl::Status MtpDrafter::Draft(const DraftContext& context, std::span<const Draf
     s.guessed_from = request.last_token;
   }
   while (!chains_.empty()) {
-    RETURN_IF_ERROR(Guess(context, requests, drafts));
+    if (absl::Status guessed = Guess(context, requests, drafts); !guessed.ok()) {
+      // Which slots were written is not known.
+      for (const DraftRequest& request : requests) sequences_.erase(request.sequence);
+      return guessed;
+    }
     // Each chain goes on from its own output.
     batch_.rows = static_cast<int32_t>(chains_.size());
     batch_.runs.clear();
@@ -155,7 +159,7 @@ absl::Status MtpDrafter::Guess(const DraftContext& context, std::span<const Draf
                                   {normed, residual, row_errors_.data()}));
   head_->Forward(step, normed, static_cast<int32_t>(count), logits);
 
-  const float* own = options_.tap == MtpTap::kPostNorm ? normed : residual;
+  const float* own = options_.tap == HiddenTap::kPostNorm ? normed : residual;
   from_.resize(static_cast<size_t>(count * width_));
   size_t going = 0;
   for (size_t c = 0; c < chains_.size(); ++c) {

@@ -21,15 +21,9 @@
 
 namespace paceline {
 
-// Which hidden state of the target the layer sees, and which of its own it feeds back.
-enum class MtpTap : uint8_t {
-  kPostNorm,  // after the final norm: what the LM head reads
-  kPreNorm,   // the residual stream before it
-};
-
 struct MtpDrafterOptions {
   MtpFormat format = MtpFormat::kInt4;
-  MtpTap tap = MtpTap::kPostNorm;
+  HiddenTap tap = HiddenTap::kPostNorm;  // which the layer sees, and which of its own it feeds back
   kernels::ActivationContract contract = kernels::ActivationContract::kInt16;  // of kStored
   HeadFormat lm_head = HeadFormat::kAuto;                                      // of kStored
   // Of kInt4. Absent: a head of more than kLargeHeadRows rows becomes INT4 (a tenth of a draft's time less
@@ -53,7 +47,7 @@ class MtpDrafter final : public Drafter {
                                                           MtpDrafterOptions options);
 
   DraftSource source() const override { return DraftSource::kMtp; }
-  bool needs_hidden() const override { return true; }
+  HiddenTap tap() const override { return options_.tap; }
   // Rows that do not start where the last ones ended end the sequence's drafts, until it starts afresh.
   void Commit(const DraftContext& context, const CommittedRows& rows) override;
   absl::Status Draft(const DraftContext& context, std::span<const DraftRequest> requests,

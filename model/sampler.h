@@ -23,7 +23,7 @@ namespace paceline {
 void AdjustLogits(std::span<float> logits, const Sampling& sampling, const SamplerState& state);
 
 // Draws one token from `logits` [vocab]; ids with a logit of minus infinity are never drawn. `position` is
-// the index the token will have. DataLoss (REQ-003) when a logit is NaN or none is finite.
+// the index the token will have. DataLoss (REQ-003) when a logit is NaN or the largest is not finite.
 absl::StatusOr<TokenId> SampleToken(const kernels::KernelTable& table, ThreadPool& pool,
                                     std::span<const float> logits, const Sampling& sampling,
                                     int64_t position);

@@ -23,7 +23,7 @@ class SuffixDrafter final : public Drafter {
   explicit SuffixDrafter(SuffixDrafterOptions options = {}) : options_(options) {}
 
   DraftSource source() const override { return DraftSource::kSuffix; }
-  bool needs_hidden() const override { return false; }
+  HiddenTap tap() const override { return HiddenTap::kNone; }
   // Rows that do not start where the last ones ended end the sequence's drafts, until it starts afresh.
   void Commit(const DraftContext& context, const CommittedRows& rows) override;
   // Never fails. The drafts are certain: no distributions.

@@ -114,8 +114,7 @@ class SimulatedLink final : public Link {
       return Bytes(current_);
     }
     // What was on the wire when the far end went away has arrived by now.
-    RETURN_IF_ERROR(dead_);
-    RETURN_IF_ERROR(inner_status_);
+    RETURN_IF_ERROR(ReceivingOver());
     return Bytes();
   }
 
@@ -124,7 +123,7 @@ class SimulatedLink final : public Link {
     AskForExactTimers();
     std::unique_lock lock(mutex_);
     while (!abort_.raised() && !std::exchange(woken_, false)) {
-      if (in_.queue.empty() && !(dead_.ok() && inner_status_.ok())) return;
+      if (in_.queue.empty() && !ReceivingOver().ok()) return;
       const TimePoint now = clock_.Now();
       const TimePoint due = in_.queue.empty() ? TimePoint::max() : in_.queue.front().due;
       if (now >= std::min(deadline, due)) return;
@@ -175,10 +174,11 @@ class SimulatedLink final : public Link {
     const TimePoint now = clock_.Now();
     const int64_t index = entered_++;
     if (index == options_.die_after_messages) {
+      cut_ = true;
       dead_ = PeerGone(name_, "the simulated wire was cut");
       inner_->Abort(dead_);
     }
-    if (!dead_.ok() || (options_.drop_after_messages >= 0 && index >= options_.drop_after_messages))
+    if (cut_ || (options_.drop_after_messages >= 0 && index >= options_.drop_after_messages))
       return Keep(std::move(message));
     if (index == options_.corrupt_message_index) {
       const uint64_t at =
@@ -229,8 +229,11 @@ class SimulatedLink final : public Link {
     }
     ShowNext();
     bytes_.store(inner_->bytes());
-    return dead_.ok() ? inner_status_ : dead_;
+    return ReceivingOver();
   }
+
+  // A send that failed ends sending only: what the other end said before it went still arrives. Under mutex_.
+  absl::Status ReceivingOver() const { return cut_ ? dead_ : inner_status_; }
 
   // The pump thread: sleeps in the link inside, so that an arrival enters the wire at once.
   void Pump() {
@@ -273,7 +276,7 @@ class SimulatedLink final : public Link {
     TimePoint at = TimePoint::max();
     if (!in_.queue.empty()) {
       at = in_.queue.front().due;
-    } else if (!dead_.ok() || !inner_status_.ok()) {
+    } else if (!ReceivingOver().ok()) {
       at = TimePoint::min();
     }
     look_at_.store(at.time_since_epoch().count(), std::memory_order_release);
@@ -304,6 +307,7 @@ class SimulatedLink final : public Link {
   Direction out_;
   Direction in_;
   int64_t entered_ = 0;
+  bool cut_ = false;           // die_after_messages struck
   absl::Status dead_;          // sending is over
   absl::Status inner_status_;  // receiving is over
   bool woken_ = false;

@@ -2,10 +2,7 @@
 #include "worker/trunk.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
-#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/error.h"
 #include "base/status.h"
@@ -100,13 +97,6 @@ void LocalTrunk::SetDrafter(DraftSource source, std::unique_ptr<Drafter> drafter
   info_.drafters.push_back(source);
 }
 
-Drafter* LocalTrunk::DrafterOf(DraftSource source) const {
-  for (const auto& drafter : drafters_) {
-    if (drafter->source() == source) return drafter.get();
-  }
-  return nullptr;
-}
-
 void LocalTrunk::RefreshPeers() {
   if (peers_ == nullptr || peers_->version() == peers_version_) return;
   PeerSnapshot snapshot = peers_->Peers();
@@ -167,7 +157,6 @@ LocalTrunk::Bytes LocalTrunk::bytes() const {
   b.experts = experts_->bytes();
   for (const LayerShape& layer : placement_.layers())
     b.all_experts += int64_t{layer.experts} * layer.groups * layer.leaf_bytes;
-  if (const Drafter* mtp = DrafterOf(DraftSource::kMtp)) b.mtp_draft = mtp->bytes_per_draft();
   return b;
 }
 

@@ -35,7 +35,7 @@ struct DraftingOptions {
   bool required = false;  // a model that cannot draft is an error, not a refusal in TrunkInfo
   bool suffix = false;    // the sequence's own text
   MtpFormat format = MtpFormat::kInt4;
-  MtpTap tap = MtpTap::kPostNorm;
+  HiddenTap tap = HiddenTap::kPostNorm;
   std::vector<TokenId> vocabulary;  // ids the draft head keeps, ascending; empty: all
   double assume_acceptance = -1;    // benches: a draft is right with this probability; below 0: off
 };
@@ -87,7 +87,6 @@ class LocalTrunk final : public Trunk {
     int64_t head = 0;         // LM head rows held here
     int64_t experts = 0;      // all routed experts held here
     int64_t all_experts = 0;  // of every rank
-    int64_t mtp_draft = 0;    // one drafted token of the MTP layer
   };
   Bytes bytes() const;
   int64_t expert_leaves() const { return experts_->leaves(); }
@@ -112,7 +111,7 @@ class LocalTrunk final : public Trunk {
   absl::Status LoadDrafters(const Checkpoint& checkpoint);
   void RefreshPeers();
   void Admit(const StepPlan& plan);
-  void MakeDrafts(const StepPlan& plan, Step& step);
+  int64_t MakeDrafts(const StepPlan& plan, Step& step);
   void Assemble(const StepPlan& plan, Step& step);
   void Extend(const StepPlan& plan, const Step& step);
   void GiveUp(const StepPlan& plan);
@@ -122,8 +121,8 @@ class LocalTrunk final : public Trunk {
   absl::Status ReadRow(const StepContext& context, const SequenceRows& rows, int32_t row,
                        Verification& verification, float* logits, SequenceResult& result);
   void Commit(const StepPlan& plan, const Step& step, StepResult& result);
-  static absl::Status RowsInRange(const Step& step, int32_t first, int32_t end);
-  Drafter* DrafterOf(DraftSource source) const;
+  void InformDrafters(const StepPlan& plan, const Step& step, StepResult& result);
+  static absl::Status CheckRowErrors(const Step& step, int32_t first, int32_t end);
 
   const TrunkOptions options_;
   const kernels::KernelTable& table_;

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <limits>
 
-#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/error.h"
@@ -20,6 +19,16 @@ int32_t WantedRows(const SequenceRows& s, size_t drafts) {
   return s.sampled_rows + static_cast<int32_t>(drafts);
 }
 
+// A draft that ends the text is its last: rows behind it would be run for nothing.
+void CutBehindStop(const SequenceRows& s, DraftResult& draft) {
+  if (s.stops == nullptr) return;
+  const auto stop =
+      std::find_first_of(draft.tokens.begin(), draft.tokens.end(), s.stops->begin(), s.stops->end());
+  if (stop == draft.tokens.end()) return;
+  draft.tokens.erase(stop + 1, draft.tokens.end());
+  if (draft.distributions.size() > draft.tokens.size()) draft.distributions.resize(draft.tokens.size());
+}
+
 }  // namespace
 
 absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
@@ -30,8 +39,7 @@ absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
   StageLap lap(meter_);
   Admit(plan);
   Step step;
-  MakeDrafts(plan, step);
-  lap.Lap(Stage::kDraft, 0);
+  lap.Lap(Stage::kDraft, MakeDrafts(plan, step));
   const TimePoint drafted = Clock::Real().Now();
   Assemble(plan, step);
   if (step.batch.rows == 0) return StepResult{};
@@ -44,8 +52,11 @@ absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
     return ran;
   }
   Commit(plan, step, result);
-  result.draft_s = Seconds(drafted - begin);
-  result.run_s = Seconds(Clock::Real().Now() - drafted);
+  const TimePoint committed = Clock::Real().Now();
+  InformDrafters(plan, step, result);
+  const TimePoint end = Clock::Real().Now();
+  result.draft_s = Seconds(drafted - begin + (end - committed));
+  result.run_s = Seconds(committed - drafted);
   return result;
 }
 
@@ -67,7 +78,9 @@ void LocalTrunk::Admit(const StepPlan& plan) {
   }
 }
 
-void LocalTrunk::MakeDrafts(const StepPlan& plan, Step& step) {
+// Returns the weights read for them, in bytes.
+int64_t LocalTrunk::MakeDrafts(const StepPlan& plan, Step& step) {
+  int64_t draft_bytes = 0;
   step.drafts.resize(plan.sequences.size());
   const DraftContext context{table_, pool_, workspace_};
   for (const auto& drafter : drafters_) {
@@ -89,9 +102,12 @@ void LocalTrunk::MakeDrafts(const StepPlan& plan, Step& step) {
     if (!drafter->Draft(context, requests, results).ok()) continue;
     for (size_t r = 0; r < requests.size(); ++r) {
       CHECK_LE(static_cast<int32_t>(results[r].tokens.size()), requests[r].depth);
+      CutBehindStop(plan.sequences[who[r]], results[r]);
+      draft_bytes += drafter->bytes_per_draft() * static_cast<int64_t>(results[r].tokens.size());
       step.drafts[who[r]] = std::move(results[r]);
     }
   }
+  return draft_bytes;
 }
 
 void LocalTrunk::Assemble(const StepPlan& plan, Step& step) {
@@ -175,7 +191,7 @@ absl::Status LocalTrunk::ReadLogits(const StepContext& context, const StepPlan& 
       const int32_t begin = step.first_row[sequence];
       // A row behind a wrong draft is no text: neither its token nor its errors count.
       if (!out.status.ok() || step.verifications[sequence].done()) continue;
-      out.status = RowsInRange(step, begin, row + 1);
+      out.status = CheckRowErrors(step, begin, row + 1);
       if (!out.status.ok()) continue;
       out.status = ReadRow(context, plan.sequences[sequence], row - begin, step.verifications[sequence],
                            logits + static_cast<int64_t>(r) * config_.vocab, out);
@@ -228,7 +244,7 @@ absl::Status LocalTrunk::ReadRow(const StepContext& context, const SequenceRows&
   }
   if (rows.sampled_rows > 1) {
     // Several rows drawn from given tokens: each by itself, no chain of drafts.
-    CHECK(!rows.sampling.penalises());
+    CHECK(!rows.sampling.penalises() && rows.sampling.adjustments == nullptr);
     ASSIGN_OR_RETURN(out.token, SampleToken(table_, context.pool, {logits, vocab}, rows.sampling,
                                             rows.first_position + row + 1));
   } else {
@@ -242,7 +258,6 @@ absl::Status LocalTrunk::ReadRow(const StepContext& context, const SequenceRows&
 // Rows that are text stay; the others never were.
 void LocalTrunk::Commit(const StepPlan& plan, const Step& step, StepResult& result) {
   const int64_t width = config_.hidden;
-  const DraftContext context{table_, pool_, workspace_};
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const SequenceRows& s = plan.sequences[i];
     SequenceResult& out = result.sequences[i];
@@ -251,31 +266,42 @@ void LocalTrunk::Commit(const StepPlan& plan, const Step& step, StepResult& resu
     const int32_t begin = step.first_row[i];
     const int64_t rows =
         out.drafted > 0 ? static_cast<int64_t>(out.rows.size()) : static_cast<int64_t>(s.tokens.size());
-    if (out.status.ok()) out.status = RowsInRange(step, begin, begin + static_cast<int32_t>(rows));
+    if (out.status.ok()) out.status = CheckRowErrors(step, begin, begin + static_cast<int32_t>(rows));
     states_.Commit(s.sequence, s.first_position + rows);
     const float* hidden = step.hidden + begin * width;
     if (const auto kept = kept_.find(s.sequence); kept != kept_.end())
       kept->second.insert(kept->second.end(), hidden, hidden + rows * width);
     if (const auto hash = hashes_.find(s.sequence); s.hash_logits && hash != hashes_.end())
       out.logits_hash = hash->second.Hex().substr(0, 16);
-    if (!out.status.ok()) {
-      out.rows.clear();
-      continue;
-    }
-    const bool drew = !out.rows.empty() && s.targets.empty();
-    for (const auto& drafter : drafters_) {
-      const bool residual =
-          drafter->source() == DraftSource::kMtp && options_.drafting.tap == MtpTap::kPreNorm;
-      drafter->Commit(context,
-                      {s.sequence, s.first_position,
-                       std::span(step.tokens).subspan(static_cast<size_t>(begin), static_cast<size_t>(rows)),
-                       (residual ? step.residual : step.hidden) + begin * width, s.pages});
-      if (drew) out.offers.push_back(drafter->Offer(s.sequence, out.rows.back().token));
-    }
+    if (!out.status.ok()) out.rows.clear();
   }
 }
 
-absl::Status LocalTrunk::RowsInRange(const Step& step, int32_t first, int32_t end) {
+// Drafters learn what became text, and say what they could do next.
+void LocalTrunk::InformDrafters(const StepPlan& plan, const Step& step, StepResult& result) {
+  StageLap lap(meter_);
+  const int64_t width = config_.hidden;
+  const DraftContext context{table_, pool_, workspace_};
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const SequenceRows& s = plan.sequences[i];
+    SequenceResult& out = result.sequences[i];
+    // A text that is scored is never drafted for.
+    if (!out.status.ok() || !s.targets.empty()) continue;
+    const size_t begin = static_cast<size_t>(step.first_row[i]);
+    const size_t rows = out.drafted > 0 ? out.rows.size() : s.tokens.size();
+    for (const auto& drafter : drafters_) {
+      const float* tapped = nullptr;  // [rows, hidden]
+      if (drafter->tap() == HiddenTap::kPostNorm) tapped = step.hidden + static_cast<int64_t>(begin) * width;
+      if (drafter->tap() == HiddenTap::kPreNorm) tapped = step.residual + static_cast<int64_t>(begin) * width;
+      drafter->Commit(context, {s.sequence, s.first_position, std::span(step.tokens).subspan(begin, rows),
+                                tapped, s.pages});
+      if (!out.rows.empty()) out.offers.push_back(drafter->Offer(s.sequence, out.rows.back().token));
+    }
+  }
+  lap.Lap(Stage::kDraft, 0);
+}
+
+absl::Status LocalTrunk::CheckRowErrors(const Step& step, int32_t first, int32_t end) {
   if (std::none_of(step.row_errors.begin() + first, step.row_errors.begin() + end,
                    [](uint8_t e) { return e != 0; })) {
     return absl::OkStatus();

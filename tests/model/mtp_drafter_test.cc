@@ -527,7 +527,7 @@ TEST_F(DemoModel, Int4MadeAtLoadIsTheGridTheLayerWasTrainedOn) {
 
 TEST_F(DemoModel, TheOtherTapIsAnotherAndWorseDrafter) {
   const Outcome post = Draft({.format = MtpFormat::kStored}, 2);
-  const Outcome pre = Draft({.format = MtpFormat::kStored, .tap = MtpTap::kPreNorm}, 2, /*residual=*/true);
+  const Outcome pre = Draft({.format = MtpFormat::kStored, .tap = HiddenTap::kPreNorm}, 2, /*residual=*/true);
   // The first draft differs by what the target hands over, the second also by what the layer feeds back.
   EXPECT_NE(pre.chains, post.chains);
   EXPECT_LT(pre.first, post.first);

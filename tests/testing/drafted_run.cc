@@ -18,6 +18,10 @@ struct Running {
   RunOutcome outcome;
 };
 
+void ReleaseAll(LocalTrunk& trunk, const std::vector<Running>& all) {
+  for (const Running& run : all) trunk.Release(run.id);
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<RunOutcome>> RunRequests(LocalTrunk& trunk, std::span<const RunRequest> requests,
@@ -65,11 +69,18 @@ absl::StatusOr<std::vector<RunOutcome>> RunRequests(LocalTrunk& trunk, std::span
     }
     if (!left) break;
     if (plan.sequences.empty()) continue;
-    ASSIGN_OR_RETURN(StepResult result, trunk.Run(plan));
+    absl::StatusOr<StepResult> result = trunk.Run(plan);
+    if (!result.ok()) {
+      ReleaseAll(trunk, all);
+      return result.status();
+    }
     for (size_t i = 0; i < who.size(); ++i) {
       Running& run = all[who[i]];
-      SequenceResult& got = result.sequences[i];
-      RETURN_IF_ERROR(got.status);
+      SequenceResult& got = result->sequences[i];
+      if (!got.status.ok()) {
+        ReleaseAll(trunk, all);
+        return got.status;
+      }
       if (plan.sequences[i].sampled_rows == 0) {
         run.computed += static_cast<int64_t>(plan.sequences[i].tokens.size());
         continue;
@@ -91,11 +102,9 @@ absl::StatusOr<std::vector<RunOutcome>> RunRequests(LocalTrunk& trunk, std::span
       run.outcome.logits_hash = got.logits_hash;
     }
   }
+  ReleaseAll(trunk, all);
   std::vector<RunOutcome> outcomes;
-  for (Running& run : all) {
-    trunk.Release(run.id);
-    outcomes.push_back(std::move(run.outcome));
-  }
+  for (Running& run : all) outcomes.push_back(std::move(run.outcome));
   return outcomes;
 }
 
@@ -108,6 +117,7 @@ void ScriptedDrafter::Commit(const DraftContext&, const CommittedRows& rows) {
 
 absl::Status ScriptedDrafter::Draft(const DraftContext&, std::span<const DraftRequest> requests,
                                     std::span<DraftResult> drafts) {
+  if (fail_every_ > 0 && ++calls_ % fail_every_ == 0) return absl::InternalError("as the test wanted");
   for (size_t i = 0; i < requests.size(); ++i) {
     CHECK_EQ(requests[i].position, committed_.at(requests[i].sequence));
     CHECK_EQ(requests[i].sampler->size(), requests[i].position + 1);

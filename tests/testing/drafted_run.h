@@ -48,8 +48,11 @@ class ScriptedDrafter final : public Drafter {
   using Script = std::function<std::vector<TokenId>(const DraftRequest&)>;
   explicit ScriptedDrafter(Script script) : script_(std::move(script)) {}
 
+  // Every n-th call of Draft fails.
+  void FailEvery(int64_t n) { fail_every_ = n; }
+
   DraftSource source() const override { return DraftSource::kSuffix; }
-  bool needs_hidden() const override { return false; }
+  HiddenTap tap() const override { return HiddenTap::kNone; }
   void Commit(const DraftContext& context, const CommittedRows& rows) override;
   absl::Status Draft(const DraftContext& context, std::span<const DraftRequest> requests,
                      std::span<DraftResult> drafts) override;
@@ -59,6 +62,8 @@ class ScriptedDrafter final : public Drafter {
 
  private:
   Script script_;
+  int64_t fail_every_ = 0;
+  int64_t calls_ = 0;
   std::unordered_map<SequenceId, int64_t> committed_;  // positions, to see that commits are gapless
 };
 

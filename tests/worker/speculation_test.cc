@@ -165,7 +165,7 @@ TEST(Speculation, EveryDrafterAtEveryDepthLeavesTheTextOfPlainDecoding) {
 
 TEST(Speculation, BatchesMixPrefillPlainAndVerifyRows) {
   const Model model = Golden("int4-wide-experts");
-  for (const int32_t ranks : {1, 2}) {
+  for (const int32_t ranks : {1, 2, 3}) {
     const auto cluster = Start(model, {.ranks = ranks, .slots = 16, .pages = 32});
     LocalTrunk& trunk = cluster->trunk();
     const int32_t vocab = static_cast<int32_t>(trunk.info().vocab);
@@ -182,7 +182,8 @@ TEST(Speculation, BatchesMixPrefillPlainAndVerifyRows) {
       alone.push_back(RunAll(trunk, {request}, RunPolicy{})[0]);
       texts.push_back(Whole(request, alone.back()));
     }
-    for (const size_t batch : {2u, 5u, 16u}) {
+    for (size_t batch = 1; batch <= requests.size(); ++batch) {
+      if (ranks > 1 && batch != 2 && batch != 5 && batch != 16) continue;
       const std::vector<RunRequest> some(requests.begin(), requests.begin() + static_cast<int64_t>(batch));
       const std::vector<RunOutcome> want(alone.begin(), alone.begin() + static_cast<int64_t>(batch));
       // Finds the request by its prompt and text so far; right now and then.
@@ -230,25 +231,30 @@ TEST(Speculation, FourThousandTokens) {
 // The model's own MTP layer, over ranks: the text of plain decoding, whatever its format and tap.
 TEST(Speculation, TheMtpLayerDraftsAndTheTextStays) {
   const Model model = Golden("mtp-equals-target");
+  // A text of two words repeats itself, so the suffix drafter has something to say as well.
+  auto two = std::make_shared<LogitAdjustments>();
+  two->allowed = {5, 6};
+  Sampling two_words{.temperature = 1.0f, .seed = 2};
+  two_words.adjustments = two;
   for (const int32_t ranks : {1, 3}) {
     for (const MtpFormat format : {MtpFormat::kStored, MtpFormat::kInt4}) {
-      for (const MtpTap tap : {MtpTap::kPostNorm, MtpTap::kPreNorm}) {
+      for (const HiddenTap tap : {HiddenTap::kPostNorm, HiddenTap::kPreNorm}) {
         LocalClusterOptions options{.ranks = ranks};
         options.drafting = {.mtp = true, .required = true, .suffix = true, .format = format, .tap = tap};
         const auto cluster = Start(model, options);
         LocalTrunk& trunk = cluster->trunk();
         ASSERT_EQ(trunk.info().drafters, (std::vector<DraftSource>{DraftSource::kMtp, DraftSource::kSuffix}));
         for (const auto& [name, sampling] : Samplings()) {
-          const std::vector<RunRequest> requests = {{model.prompt, 70, sampling},
-                                                    {{5, 6, 7, 5, 6, 7, 5, 6}, 50, sampling}};
+          const std::vector<RunRequest> requests = {{model.prompt, 70, sampling}, {{5, 6, 7}, 50, two_words}};
           const std::vector<RunOutcome> plain = RunAll(trunk, requests, RunPolicy{});
           for (const DraftSource source : trunk.info().drafters) {
             RunPolicy policy{.source = source, .chunk = 9, .stagger = 2};
             policy.depth = [](uint64_t step, size_t r) { return static_cast<int32_t>((step * 7 + r) % 9); };
             const std::vector<RunOutcome> drafted = RunAll(trunk, requests, policy);
             ExpectSame(drafted, plain, absl::StrCat(DraftSourceName(source), " over ", ranks, ", ", name));
-            if (source == DraftSource::kMtp) {
-              EXPECT_GT(drafted[0].drafted, 0);
+            EXPECT_GT(drafted[1].drafted, 0) << DraftSourceName(source);
+            if (source == DraftSource::kMtp && format == MtpFormat::kStored && tap == HiddenTap::kPostNorm) {
+              EXPECT_GT(drafted[0].accepted, 0);
             }
           }
         }
@@ -262,8 +268,8 @@ TEST(Speculation, AnMtpLayerThatEqualsItsTargetIsAlwaysRight) {
   LocalClusterOptions options{.ranks = 2};
   options.drafting = {.mtp = true, .required = true, .format = MtpFormat::kStored};
   const auto cluster = Start(model, options);
-  const std::vector<RunRequest> requests = {{model.prompt, 100, {.temperature = 0}}};
   for (int32_t depth = 1; depth <= kMaxDraft; ++depth) {
+    const std::vector<RunRequest> requests = {{model.prompt, 100, {.temperature = 0}}};
     const RunOutcome drafted = RunAll(cluster->trunk(), requests, Always(DraftSource::kMtp, depth))[0];
     EXPECT_GT(drafted.drafted, 0);
     EXPECT_EQ(drafted.accepted, drafted.drafted) << "depth " << depth;
@@ -342,6 +348,43 @@ TEST(Speculation, NonsenseBehindAWrongDraftHurtsNobody) {
   const auto fed =
       testing::RunRequests(trunk, std::vector<RunRequest>{{{1, poisoned, 2}, 3, {.temperature = 0}}}, {});
   EXPECT_FALSE(fed.ok());
+}
+
+TEST(Speculation, ADrafterThatFailsCostsDraftsOnly) {
+  const Model model = Golden("int4-wide-experts");
+  const std::vector<RunRequest> requests = {{model.prompt, 60, {.temperature = 0}}};
+  const auto cluster = Start(model, {});
+  LocalTrunk& trunk = cluster->trunk();
+  const std::vector<RunOutcome> plain = RunAll(trunk, requests, RunPolicy{});
+  auto drafter = std::make_unique<ScriptedDrafter>(Oracle(
+      Whole(requests[0], plain[0]), [](int64_t) { return 2; }, static_cast<int32_t>(trunk.info().vocab)));
+  drafter->FailEvery(3);
+  trunk.SetDrafter(DraftSource::kSuffix, std::move(drafter));
+  const std::vector<RunOutcome> drafted = RunAll(trunk, requests, Always(DraftSource::kSuffix, 4));
+  ExpectSame(drafted, plain, "failing drafter");
+  EXPECT_GT(drafted[0].accepted, 10);
+  EXPECT_LT(drafted[0].drafted, 4 * drafted[0].steps - 20) << "every third call brought nothing";
+}
+
+// Behind a draft that ends the text nothing is run.
+TEST(Speculation, NoRowsBehindADraftedStop) {
+  const Model model = Golden("int4-wide-experts");
+  const auto cluster = Start(model, {});
+  LocalTrunk& trunk = cluster->trunk();
+  trunk.SetDrafter(DraftSource::kSuffix, std::make_unique<ScriptedDrafter>([](const DraftRequest&) {
+                     return std::vector<TokenId>{5, 7, 9, 11, 9};
+                   }));
+  SequenceRows rows{.sequence = SequenceId(1), .pages = {0}, .tokens = {1, 2, 3}, .sampled_rows = 1};
+  const auto first = trunk.Run({.step = StepId(1), .sequences = {rows}});
+  ASSERT_TRUE(first.ok()) << first.status();
+  rows.first_position = 3;
+  rows.tokens = {first->sequences[0].rows[0].token};
+  rows.drafter = DraftSource::kSuffix;
+  rows.draft_depth = 5;
+  rows.stops = std::make_shared<const std::vector<TokenId>>(std::vector<TokenId>{9, 400});
+  const auto second = trunk.Run({.step = StepId(2), .sequences = {rows}});
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(second->sequences[0].drafted, 3);
 }
 
 TEST(Speculation, AWorkerLostDuringAVerifyStepEndsItsRequests) {
