@@ -44,58 +44,141 @@ struct BlockResult {
   float m, l;
 };
 
-// o [count][NV * 16 or fewer] of one stretch of head dims: positions ascending, lanes over head dims.
-template <int NV>
-PACELINE_INLINE void WeighValues(KvDtype dtype, const void* v, int64_t at, int64_t dim, const float* p,
-                                 int64_t positions, int64_t first, float* o) {
-  F sums[NV];
-  for (int j = 0; j < NV; ++j) sums[j] = Zero();
-  for (int64_t pos = 0; pos < positions; ++pos) {
-    const F weight = Set1(p[pos]);
-    for (int j = 0; j < NV; ++j) {
-      const int64_t i = first + j * 16, from = at + pos * dim + i;
-      const F value = dtype == KvDtype::kBF16 ? LoadBf16UpTo(static_cast<const uint16_t*>(v) + from, dim - i)
-                                              : LoadUpTo(static_cast<const float*>(v) + from, dim - i);
-      sums[j] = Fma(weight, value, sums[j]);
+// Queries that share keys and values of one page: each sees its first `positions` positions.
+struct BlockQuery {
+  const float* q;     // [head_dim]
+  float* o;           // [head_dim]
+  int64_t positions;  // none: nothing is done for this query
+  BlockResult result;
+};
+
+// NV vectors of head dims from `first` on of Q queries: positions ascending, lanes over head dims. p [Q]
+// [kAttentionBlock].
+template <class Element, int Q, int NV>
+PACELINE_INLINE void WeighValues(const uint8_t* v, int64_t dim, const float* p, int64_t common, int64_t first,
+                                 const BlockQuery* queries) {
+  const int64_t left = NV == 1 ? dim - first : 16;
+  F sums[Q][NV];
+  for (int r = 0; r < Q; ++r) {
+    for (int j = 0; j < NV; ++j) sums[r][j] = Zero();
+  }
+  const uint8_t* from = v + first * Element::kBytes;
+  const int64_t step = dim * Element::kBytes;
+  for (int64_t pos = 0; pos < common; ++pos) {
+    F values[NV];
+    for (int j = 0; j < NV; ++j)
+      values[j] = ElementsUpTo<Element>(from + pos * step + j * 16 * Element::kBytes, left);
+    for (int r = 0; r < Q; ++r) {
+      const F weight = Set1(p[r * kAttentionBlock + pos]);
+      for (int j = 0; j < NV; ++j) sums[r][j] = Fma(weight, values[j], sums[r][j]);
     }
   }
-  for (int j = 0; j < NV; ++j) StoreUpTo(o + first + j * 16, sums[j], dim - first - j * 16);
+  for (int r = 0; r < Q; ++r) {
+    for (int64_t pos = common; pos < queries[r].positions; ++pos) {
+      const F weight = Set1(p[r * kAttentionBlock + pos]);
+      for (int j = 0; j < NV; ++j)
+        sums[r][j] = Fma(weight, ElementsUpTo<Element>(from + pos * step + j * 16 * Element::kBytes, left),
+                         sums[r][j]);
+    }
+    for (int j = 0; j < NV; ++j) StoreUpTo(queries[r].o + first + j * 16, sums[r][j], left);
+  }
 }
 
-// One query against positions [0, positions) of one page. o [head_dim].
-inline BlockResult AttendBlock(const AttentionShape& shape, const KvPages& kv, int64_t page, int64_t kv_head,
-                               int64_t positions, float scale, const float* q, float* o) {
-  const int64_t dim = shape.head_dim;
-  const int64_t at = KvOffset(shape, page, kv_head, 0);
-  alignas(64) float p[kAttentionBlock];  // [positions]
-  int64_t pos = 0;
-  for (; dim % 16 == 0 && pos + 4 <= positions; pos += 4) {
-    const int64_t from = at + pos * dim;
-    if (kv.dtype == KvDtype::kBF16) {
-      FourDotProducts<ElementBf16>(q, static_cast<const uint8_t*>(kv.k) + from * 2, dim, p + pos);
-    } else {
-      FourDotProducts<ElementF32>(q, static_cast<const uint8_t*>(kv.k) + from * 4, dim, p + pos);
+// Q queries against one page; k and v are those of its first position.
+template <class Element, int Q>
+void AttendTile(const uint8_t* k, const uint8_t* v, int64_t dim, float scale, BlockQuery* queries) {
+  constexpr int P = kTileSums / Q;
+  static_assert(kAttentionBlock % P == 0);
+  alignas(64) float p[Q * kAttentionBlock];
+  int64_t common = queries[0].positions, most = common;
+  const float* q[Q];
+  for (int r = 0; r < Q; ++r) {
+    q[r] = queries[r].q;
+    common = Least(common, queries[r].positions);
+    if (queries[r].positions > most) most = queries[r].positions;
+  }
+  // Positions behind the last one are in the page too; what comes of them is never read.
+  for (int64_t pos = 0; dim % 16 == 0 && pos < most; pos += P) {
+    const uint8_t* keys[P];
+    for (int j = 0; j < P; ++j) keys[j] = k + (pos + j) * dim * Element::kBytes;
+    alignas(64) float dots[kTileSums];
+    DotTile<Element, Q, P>(q, keys, dim, dots);
+    for (int r = 0; r < Q; ++r) {
+      for (int j = 0; j < P; ++j) p[r * kAttentionBlock + pos + j] = dots[r * P + j] * scale;
     }
-    for (int j = 0; j < 4; ++j) p[pos + j] = p[pos + j] * scale;
   }
-  for (; pos < positions; ++pos) {
-    const int64_t from = at + pos * dim;
-    const float dot = kv.dtype == KvDtype::kBF16
-                          ? DotProductBf16(q, static_cast<const uint16_t*>(kv.k) + from, dim)
-                          : DotProduct(q, static_cast<const float*>(kv.k) + from, dim);
-    p[pos] = dot * scale;
+  for (int r = 0; r < Q; ++r) {
+    float* own = p + r * kAttentionBlock;
+    const int64_t positions = queries[r].positions;
+    for (int64_t pos = 0; dim % 16 != 0 && pos < positions; ++pos)
+      own[pos] = DotProductOf<Element>(q[r], k + pos * dim * Element::kBytes, dim) * scale;
+    queries[r].result = {Largest(own, positions), 0};
+    const F largest = Set1(queries[r].result.m);
+    for (int64_t i = 0; i < positions; i += 16)
+      Store(own + i, ExpLanes(Sub(LoadUpTo(own + i, positions - i), largest)));
   }
-  BlockResult result;
-  result.m = Largest(p, positions);
-  for (int64_t i = 0; i < positions; i += 16)
-    StoreUpTo(p + i, ExpLanes(Sub(LoadUpTo(p + i, positions - i), Set1(result.m))), positions - i);
-  result.l = 0;
-  for (pos = 0; pos < positions; ++pos) result.l = result.l + p[pos];
+  // Side by side: each of these sums waits for itself alone.
+  for (int64_t pos = 0; pos < common; ++pos) {
+    for (int r = 0; r < Q; ++r) queries[r].result.l = queries[r].result.l + p[r * kAttentionBlock + pos];
+  }
+  for (int r = 0; r < Q; ++r) {
+    for (int64_t pos = common; pos < queries[r].positions; ++pos)
+      queries[r].result.l = queries[r].result.l + p[r * kAttentionBlock + pos];
+  }
   int64_t i = 0;
-  for (; i + 64 <= dim; i += 64) WeighValues<4>(kv.dtype, kv.v, at, dim, p, positions, i, o);
-  for (; i < dim; i += 16) WeighValues<1>(kv.dtype, kv.v, at, dim, p, positions, i, o);
-  return result;
+  for (; i + kTile * 16 <= dim; i += kTile * 16)
+    WeighValues<Element, Q, kTile>(v, dim, p, common, i, queries);
+  for (; i < dim; i += 16) WeighValues<Element, Q, 1>(v, dim, p, common, i, queries);
 }
+
+template <class Element>
+PACELINE_INLINE void AttendQueries(const AttentionShape& shape, const KvPages& kv, int64_t page,
+                                   int64_t kv_head, float scale, int64_t count, BlockQuery* queries) {
+  const int64_t at = KvOffset(shape, page, kv_head, 0) * Element::kBytes, dim = shape.head_dim;
+  const uint8_t* k = static_cast<const uint8_t*>(kv.k) + at;
+  const uint8_t* v = static_cast<const uint8_t*>(kv.v) + at;
+  while (count > 0 && queries->positions <= 0) {
+    ++queries;
+    --count;
+  }
+  if (count == kTile) return AttendTile<Element, kTile>(k, v, dim, scale, queries);
+  for (; count > 0; --count) AttendTile<Element, 1>(k, v, dim, scale, queries++);
+}
+inline void AttendBlock(const AttentionShape& shape, const KvPages& kv, int64_t page, int64_t kv_head,
+                        float scale, int64_t count, BlockQuery* queries) {
+  if (kv.dtype == KvDtype::kBF16) {
+    AttendQueries<ElementBf16>(shape, kv, page, kv_head, scale, count, queries);
+  } else {
+    AttendQueries<ElementF32>(shape, kv, page, kv_head, scale, count, queries);
+  }
+}
+
+// At most kTile queries of one run and KV head, by row and then head, so that positions ascend.
+struct QueryTile {
+  QueryTile(const AttentionShape& shape, const RowRun& run, int64_t tile)
+      : kv_head(tile / PerHead(shape, run)) {
+    const int64_t shared = shape.heads / shape.kv_heads;
+    const int64_t first = tile % PerHead(shape, run) * kTile;
+    count = Least(kTile, run.rows * shared - first);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = (first + i) / shared;
+      query[i] = row * shape.heads + kv_head * shared + (first + i) % shared;
+      last[i] = run.first_position + row;
+    }
+  }
+  static int64_t PerHead(const AttentionShape& shape, const RowRun& run) {
+    return Parts(int64_t{run.rows} * (shape.heads / shape.kv_heads), kTile);
+  }
+  static int64_t Count(const AttentionShape& shape, const RowRun& run) {
+    return shape.kv_heads * PerHead(shape, run);
+  }
+  // Positions of the page at `begin` that query i sees; none where it is below 1.
+  int64_t Seen(int64_t i, int64_t begin) const { return Least(kAttentionBlock, last[i] + 1 - begin); }
+
+  int64_t kv_head, count;
+  int64_t query[kTile];  // row of the run * heads + head
+  int64_t last[kTile];   // last position seen
+};
 
 // Merges a later block into (total, o).
 PACELINE_INLINE void MergeBlock(BlockResult& total, float* o, BlockResult block, const float* block_o,
@@ -113,24 +196,27 @@ PACELINE_INLINE void DivideBy(float* o, float l, int64_t dim) {
   for (int64_t i = 0; i < dim; i += 16) StoreUpTo(o + i, Div(LoadUpTo(o + i, dim - i), Set1(l)), dim - i);
 }
 
-// Few queries: every (row, head, block) is a part, and a second pass merges.
+// Few queries: every (tile, block) is a part, and a second pass merges.
 inline void AttendByBlock(ThreadPool& pool, Workspace& workspace, const AttentionShape& shape,
                           const KvPages& kv, const RowRun& run, float scale, const float* q, float* out) {
-  const int64_t dim = shape.head_dim, shared = shape.heads / shape.kv_heads;
+  const int64_t dim = shape.head_dim, tiles = QueryTile::Count(shape, run);
   const int64_t queries = int64_t{run.rows} * shape.heads;
   const int64_t blocks = Parts(run.first_position + run.rows, kAttentionBlock);
   BlockResult* results = workspace.Take<BlockResult>(queries * blocks);
   float* o = workspace.Take<float>(queries * blocks * dim);
   const int64_t base = int64_t{run.first_row} * shape.heads;
-  pool.Run(queries * blocks, [&](int64_t item) {
-    // Queries vary fastest: heads that share keys follow each other.
-    const int64_t query = item % queries, block = item / queries;
-    const int64_t last = run.first_position + query / shape.heads;
-    if (block * kAttentionBlock > last) return;
-    const int64_t at = query * blocks + block;
-    results[at] = AttendBlock(shape, kv, run.pages[block], query % shape.heads / shared,
-                              Least(kAttentionBlock, last + 1 - block * kAttentionBlock), scale,
-                              q + (base + query) * dim, o + at * dim);
+  pool.Run(tiles * blocks, [&](int64_t item) {
+    // Tiles vary fastest: those that share keys follow each other.
+    const QueryTile tile(shape, run, item % tiles);
+    const int64_t block = item / tiles;
+    BlockQuery list[kTile];
+    for (int64_t i = 0; i < tile.count; ++i)
+      list[i] = {q + (base + tile.query[i]) * dim,
+                 o + (tile.query[i] * blocks + block) * dim,
+                 tile.Seen(i, block * kAttentionBlock),
+                 {}};
+    AttendBlock(shape, kv, run.pages[block], tile.kv_head, scale, tile.count, list);
+    for (int64_t i = 0; i < tile.count; ++i) results[tile.query[i] * blocks + block] = list[i].result;
   });
   pool.Run(queries, [&](int64_t query) {
     const int64_t used = (run.first_position + query / shape.heads) / kAttentionBlock + 1;
@@ -144,31 +230,31 @@ inline void AttendByBlock(ThreadPool& pool, Workspace& workspace, const Attentio
   });
 }
 
-// Many queries: every (row, head) is a part and merges as it goes.
-inline void AttendByQuery(ThreadPool& pool, Workspace& workspace, const AttentionShape& shape,
-                          const KvPages& kv, const RowRun& run, float scale, const float* q, float* out) {
-  const int64_t dim = shape.head_dim, shared = shape.heads / shape.kv_heads;
+// Many queries, or one block: every tile is a part and merges as it goes.
+inline void AttendByTile(ThreadPool& pool, Workspace& workspace, const AttentionShape& shape,
+                         const KvPages& kv, const RowRun& run, float scale, const float* q, float* out) {
+  const int64_t dim = shape.head_dim;
   const int64_t base = int64_t{run.first_row} * shape.heads;
-  const int64_t queries = int64_t{run.rows} * shape.heads;
-  float* block_o = workspace.Take<float>(queries * dim);
-  pool.Run(queries, [&](int64_t item) {
-    // Rows vary fastest: they read the same keys.
-    const int64_t row = item % run.rows, head = item / run.rows, query = row * shape.heads + head;
-    const int64_t last = run.first_position + row;
-    float* to = out + (base + query) * dim;
-    float* own = block_o + query * dim;
-    BlockResult total = {0, 0};
-    for (int64_t begin = 0; begin <= last; begin += kAttentionBlock) {
-      const BlockResult block = AttendBlock(shape, kv, run.pages[begin / kAttentionBlock], head / shared,
-                                            Least(kAttentionBlock, last + 1 - begin), scale,
-                                            q + (base + query) * dim, begin == 0 ? to : own);
-      if (begin == 0) {
-        total = block;
-      } else {
-        MergeBlock(total, to, block, own, dim);
+  float* block_o = workspace.Take<float>(int64_t{run.rows} * shape.heads * dim);
+  pool.Run(QueryTile::Count(shape, run), [&](int64_t item) {
+    const QueryTile tile(shape, run, item);
+    BlockResult totals[kTile];
+    for (int64_t begin = 0; begin <= tile.last[tile.count - 1]; begin += kAttentionBlock) {
+      BlockQuery list[kTile];
+      for (int64_t i = 0; i < tile.count; ++i) {
+        float* to = begin == 0 ? out + (base + tile.query[i]) * dim : block_o + tile.query[i] * dim;
+        list[i] = {q + (base + tile.query[i]) * dim, to, tile.Seen(i, begin), {}};
+      }
+      AttendBlock(shape, kv, run.pages[begin / kAttentionBlock], tile.kv_head, scale, tile.count, list);
+      for (int64_t i = 0; i < tile.count; ++i) {
+        if (begin == 0) {
+          totals[i] = list[i].result;
+        } else if (list[i].positions > 0) {
+          MergeBlock(totals[i], out + (base + tile.query[i]) * dim, list[i].result, list[i].o, dim);
+        }
       }
     }
-    DivideBy(to, total.l, dim);
+    for (int64_t i = 0; i < tile.count; ++i) DivideBy(out + (base + tile.query[i]) * dim, totals[i].l, dim);
   });
 }
 
@@ -178,10 +264,11 @@ void Attention(ThreadPool& pool, Workspace& workspace, const AttentionShape& sha
   for (size_t s = 0; s < runs.size(); ++s) {
     const RowRun& run = runs.data()[s];
     if (run.rows == 0) continue;
-    if (int64_t{run.rows} * shape.heads < 8 * int64_t{pool.threads()}) {
+    const bool one_block = run.first_position + run.rows <= kAttentionBlock;
+    if (!one_block && QueryTile::Count(shape, run) < 8 * int64_t{pool.threads()}) {
       AttendByBlock(pool, workspace, shape, kv, run, scale, q, out);
     } else {
-      AttendByQuery(pool, workspace, shape, kv, run, scale, q, out);
+      AttendByTile(pool, workspace, shape, kv, run, scale, q, out);
     }
   }
 }

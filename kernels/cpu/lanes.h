@@ -98,12 +98,13 @@ struct ElementSmallE4M3 {
   static constexpr int64_t kBytes = 1;
   static PACELINE_INLINE F At(const uint8_t* p) { return LoadSmallE4M3(p); }
 };
-// Up to sixteen bf16 elements, the rest zero.
-PACELINE_INLINE F LoadBf16UpTo(const uint16_t* p, int64_t count) {
-  if (count >= 16) return ElementBf16::At(reinterpret_cast<const uint8_t*>(p));
-  uint16_t padded[16] = {};
-  for (int64_t i = 0; i < count; ++i) padded[i] = p[i];
-  return ElementBf16::At(reinterpret_cast<const uint8_t*>(padded));
+// Up to sixteen elements, the rest zero.
+template <class Element>
+PACELINE_INLINE F ElementsUpTo(const uint8_t* p, int64_t count) {
+  if (count >= 16) return Element::At(p);
+  alignas(64) uint8_t padded[16 * Element::kBytes] = {};
+  for (int64_t i = 0; i < count * Element::kBytes; ++i) padded[i] = p[i];
+  return Element::At(padded);
 }
 // bf16 bits, nearest even, NaN stays NaN, in the low halves of the lanes.
 PACELINE_INLINE I ToBf16Lanes(F x) {
@@ -124,28 +125,38 @@ PACELINE_INLINE float DotProduct(const float* a, const float* b, int64_t count) 
   }
   return Tree(lanes);
 }
-PACELINE_INLINE float DotProductBf16(const float* a, const uint16_t* b, int64_t count) {
+template <class Element>
+PACELINE_INLINE float DotProductOf(const float* a, const uint8_t* b, int64_t count) {
   F lanes = Zero();
-  int64_t i = 0;
-  for (; i + 16 <= count; i += 16) lanes = Fma(Load(a + i), LoadBf16UpTo(b + i, 16), lanes);
-  if (i < count) {
-    const F next = Fma(LoadPart(a + i, count - i), LoadBf16UpTo(b + i, count - i), lanes);
-    lanes = Select(FirstLanes(count - i), next, lanes);
+  for (int64_t i = 0; i < count; i += 16) {
+    const int64_t left = count - i;
+    const F next = Fma(LoadUpTo(a + i, left), ElementsUpTo<Element>(b + i * Element::kBytes, left), lanes);
+    lanes = left >= 16 ? next : Select(FirstLanes(left), next, lanes);
   }
   return Tree(lanes);
 }
-// Dot products of one query with four rows of `count` elements, a multiple of 16: four chains hide the
-// latency of one.
-template <class Element>
-PACELINE_INLINE void FourDotProducts(const float* q, const uint8_t* rows, int64_t count, float* dots) {
-  F lanes[4] = {Zero(), Zero(), Zero(), Zero()};
+// Dot products of Q rows of a with P rows of b: dots [Q][P]. `count` is a multiple of 16. One load serves
+// many products, and the sums hide each other's latency.
+template <class Element, int Q, int P>
+PACELINE_INLINE void DotTile(const float* const* a, const uint8_t* const* b, int64_t count, float* dots) {
+  F sums[Q * P];
+  for (int i = 0; i < Q * P; ++i) sums[i] = Zero();
   for (int64_t i = 0; i < count; i += 16) {
-    const F part = Load(q + i);
-    for (int j = 0; j < 4; ++j)
-      lanes[j] = Fma(part, Element::At(rows + (j * count + i) * Element::kBytes), lanes[j]);
+    F other[P];
+    for (int j = 0; j < P; ++j) other[j] = Element::At(b[j] + i * Element::kBytes);
+    for (int r = 0; r < Q; ++r) {
+      const F own = Load(a[r] + i);
+      for (int j = 0; j < P; ++j) sums[r * P + j] = Fma(own, other[j], sums[r * P + j]);
+    }
   }
-  for (int j = 0; j < 4; ++j) dots[j] = Tree(lanes[j]);
+  if (Q * P == 16) {
+    Store(dots, SixteenTrees(sums));
+  } else {
+    for (int i = 0; i < Q * P; ++i) dots[i] = Tree(sums[i]);
+  }
 }
+constexpr int kTileSums = kTile * kTile;
+
 // The largest value, NaN passed over; minus infinity when there is none.
 PACELINE_INLINE float Largest(const float* x, int64_t count) {
   const F lowest = Set1(-__builtin_inff());

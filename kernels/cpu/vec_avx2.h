@@ -99,6 +99,11 @@ PACELINE_INLINE float Tree(F x) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
+PACELINE_INLINE F SixteenTrees(const F* sums) {
+  alignas(32) float trees[16];
+  for (int i = 0; i < 16; ++i) trees[i] = Tree(sums[i]);
+  return Load(trees);
+}
 PACELINE_INLINE float TreeMax(F x) {
   const __m256 eight = _mm256_max_ps(x.a, x.b);
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -222,6 +227,9 @@ PACELINE_INLINE F FromFixed(const int64_t* p) {
   };
   return {pair(0), pair(2)};
 }
+
+// Edge of a square of sums that stays in registers.
+constexpr int kTile = 2;
 
 // Vectors of 16 outputs that a float tile of `rows` rows keeps in registers.
 constexpr int FloatTile(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }

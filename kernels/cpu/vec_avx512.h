@@ -70,6 +70,26 @@ PACELINE_INLINE float Tree(F x) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
+// The trees of sixteen sums side by side: lane i is the tree of sums[i]. Every step adds the halves of two
+// vectors into one.
+PACELINE_INLINE F SixteenTrees(const F* sums) {
+  F eights[8], fours[4], twos[2];
+  for (int i = 0; i < 8; ++i)  // sums i and i + 8
+    eights[i] = _mm512_add_ps(_mm512_shuffle_f32x4(sums[i], sums[i + 8], 0x44),
+                              _mm512_shuffle_f32x4(sums[i], sums[i + 8], 0xEE));
+  for (int i = 0; i < 4; ++i)  // i, i + 4, i + 8, i + 12, four lanes each
+    fours[i] = _mm512_add_ps(_mm512_shuffle_f32x4(eights[i], eights[i + 4], 0x88),
+                             _mm512_shuffle_f32x4(eights[i], eights[i + 4], 0xDD));
+  // Quarters now hold i, i + 8, i + 4, i + 12.
+  for (int i = 0; i < 2; ++i)
+    twos[i] = _mm512_add_ps(_mm512_shuffle_ps(fours[i], fours[i + 2], 0x44),
+                            _mm512_shuffle_ps(fours[i], fours[i + 2], 0xEE));
+  const F ones =
+      _mm512_add_ps(_mm512_shuffle_ps(twos[0], twos[1], 0x88), _mm512_shuffle_ps(twos[0], twos[1], 0xDD));
+  // Quarter q holds, from its base b = 0, 8, 4, 12: b, b + 2, b + 1, b + 3.
+  const I order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+  return _mm512_permutexvar_ps(order, ones);
+}
 PACELINE_INLINE float TreeMax(F x) {
   const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -177,6 +197,9 @@ PACELINE_INLINE F FromFixed(const int64_t* p) {
   const __m256 high = _mm512_cvtepi64_ps(_mm512_loadu_si512(p + 8));
   return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
+
+// Edge of a square of sums that stays in registers.
+constexpr int kTile = 4;
 
 // Vectors of 16 outputs that a float tile of `rows` rows keeps in registers.
 constexpr int FloatTile(int rows) { return rows <= 6 ? 4 : 2; }
