@@ -165,6 +165,10 @@ absl::StatusOr<SequenceSpec> Engine::Resolve(const GenerateRequest& request) con
   spec.top = request.top;
   spec.logprobs = request.logprobs;
   spec.hash_logits = request.hash_logits;
+  std::vector<TokenId> stops = request.stopping.stop_token_ids;
+  if (!request.stopping.ignore_eos)
+    stops.insert(stops.end(), defaults_.eos_token_ids.begin(), defaults_.eos_token_ids.end());
+  if (!stops.empty()) spec.stops = std::make_shared<const std::vector<TokenId>>(std::move(stops));
   return spec;
 }
 

@@ -27,16 +27,15 @@ uint64_t RandomSeed() {
   return (uint64_t{device()} << 32) | device();
 }
 
+// The ranges clients know from OpenAI and vLLM; far outside of them a logit would leave fp32.
 absl::Status CheckPenalties(const Sampling& sampling) {
-  const auto check = [](const char* field, float value, float bound) -> absl::Status {
-    if (std::isfinite(value) && value > bound) return absl::OkStatus();
-    return FieldError(field, bound == 0.0f ? absl::StrCat("expected a finite number above 0, got ", value)
-                                           : absl::StrCat("expected a finite number, got ", value));
+  const auto check = [](const char* field, float value, float low, float high) -> absl::Status {
+    if (value >= low && value <= high) return absl::OkStatus();
+    return FieldError(field, absl::StrCat("expected a number from ", low, " to ", high, ", got ", value));
   };
-  constexpr float kNoBound = -std::numeric_limits<float>::infinity();
-  RETURN_IF_ERROR(check("sampling.repetition_penalty", sampling.repetition_penalty, 0.0f));
-  RETURN_IF_ERROR(check("sampling.presence_penalty", sampling.presence_penalty, kNoBound));
-  return check("sampling.frequency_penalty", sampling.frequency_penalty, kNoBound);
+  RETURN_IF_ERROR(check("sampling.repetition_penalty", sampling.repetition_penalty, 0.01f, 100.0f));
+  RETURN_IF_ERROR(check("sampling.presence_penalty", sampling.presence_penalty, -2.0f, 2.0f));
+  return check("sampling.frequency_penalty", sampling.frequency_penalty, -2.0f, 2.0f);
 }
 
 // Null when there is nothing to adjust.

@@ -76,6 +76,7 @@ SequenceRows Scheduler::Rows(const Sequence& sequence, int64_t rows) const {
   out.top = sequence.spec.top;
   out.logprobs = sequence.spec.logprobs;
   out.hash_logits = sequence.spec.hash_logits;
+  out.stops = sequence.spec.stops;
   return out;
 }
 

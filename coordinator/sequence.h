@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "base/ids.h"
@@ -19,6 +20,7 @@ struct SequenceSpec {
   int64_t max_tokens = 1;       // generated at most; pages are set aside for all of them
   Sampling sampling;
   DraftChoice draft;
+  std::shared_ptr<const std::vector<TokenId>> stops;  // ids that end the text; null: none
   int32_t top = 0;
   bool logprobs = false;
   bool hash_logits = false;
