@@ -377,7 +377,9 @@ void GatedDeltaNet(ThreadPool& pool, Workspace& workspace, const GdnShape& shape
     const int64_t own = GdnSegment::Count(runs.data()[s]);
     if (own > segments) segments = own;
   }
-  pool.Run(count * segments * key_heads, [&](int64_t item) {
+  // Norms, and products with the rows of a block in front.
+  const int64_t key_work = rows * key_heads * Parts(dk, 16) * (24 + kGdnBlock);
+  RunParts(pool, count * segments * key_heads, key_work, [&](int64_t item) {
     const int64_t s = item / key_heads / segments, index = item / key_heads % segments;
     if (index < GdnSegment::Count(runs.data()[s]))
       keys_of(s, item % key_heads).Run(GdnSegment(runs.data()[s], index), query_scale);
