@@ -29,7 +29,8 @@ void WriteKv(ThreadPool& pool, const AttentionShape& shape, const KvPages& kv, s
              const float* k, const float* v) {
   for (size_t s = 0; s < runs.size(); ++s) {
     const RowRun& run = runs.data()[s];
-    pool.Run(int64_t{run.rows} * shape.kv_heads, [&](int64_t item) {
+    const int64_t count = int64_t{run.rows} * shape.kv_heads;
+    RunParts(pool, count, count * shape.head_dim / 16 * 16, [&](int64_t item) {
       const int64_t position = run.first_position + item / shape.kv_heads;
       const int64_t to =
           KvOffset(shape, run.pages[position / kAttentionBlock], item % shape.kv_heads, position);

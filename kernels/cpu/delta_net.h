@@ -15,7 +15,13 @@ inline void ConvolveChannels(const GdnShape& shape, const GdnWeights& weights, c
                   : LoadUpTo(qkv + (run.first_row + at) * channels + channel, left);
   };
   alignas(64) float tap[kGdnMaxTaps][16] = {};  // of these channels, side by side
-  for (int64_t j = 0; j < taps; ++j) {
+  const bool fours = taps == 4 && left >= 16;
+  if (fours) {
+    F all[4];
+    LoadFours(weights.conv + channel * 4, all);
+    for (int j = 0; j < 4; ++j) Store(tap[j], all[j]);
+  }
+  for (int64_t j = 0; !fours && j < taps; ++j) {
     const float* w = weights.conv + channel * taps + j;
     if (left >= 16) {
       Store(tap[j], Gather(w, static_cast<int32_t>(taps)));
@@ -377,7 +383,9 @@ void GatedDeltaNet(ThreadPool& pool, Workspace& workspace, const GdnShape& shape
     const int64_t own = GdnSegment::Count(runs.data()[s]);
     if (own > segments) segments = own;
   }
-  pool.Run(count * segments * key_heads, [&](int64_t item) {
+  // Norms, and products with the rows of a block in front.
+  const int64_t key_work = rows * key_heads * Parts(dk, 16) * (24 + kGdnBlock);
+  RunParts(pool, count * segments * key_heads, key_work, [&](int64_t item) {
     const int64_t s = item / key_heads / segments, index = item / key_heads % segments;
     if (index < GdnSegment::Count(runs.data()[s]))
       keys_of(s, item % key_heads).Run(GdnSegment(runs.data()[s], index), query_scale);

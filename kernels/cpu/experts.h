@@ -179,21 +179,22 @@ void Experts(ThreadPool& pool, Workspace& workspace, const Activations& x, std::
     }
     prepared = workspace.Take<PreparedRow>(x.rows);
     int32_t* memory = workspace.Take<int32_t>(x.rows * ints);
-    pool.Run(x.rows, [=](int64_t r) {
+    RunParts(pool, x.rows, x.rows * Parts(hidden, kOctet) * 14, [=](int64_t r) {
       prepared[r] = PrepareRow(codes + r * hidden, hidden, scales + r * groups, memory + r * ints);
     });
   }
   Item* column_items = workspace.Take<Item>(chunks);
   Item* weigh_items = workspace.Take<Item>(row_items);
-  int64_t c = 0, w = 0;
+  int64_t c = 0, w = 0, weigh_work = 0;
   for (int32_t t = 0; t < count; ++t) {
+    weigh_work += int64_t{states[t].rows} * Parts(states[t].columns, 16) * 40;
     for (int32_t i = 0; i < Parts(states[t].columns, kColumnChunk); ++i) column_items[c++] = {t, i};
     for (int32_t i = 0; i < states[t].rows; ++i) weigh_items[w++] = {t, i};
   }
   pool.Run(chunks, [&x, states, column_items, prepared](int64_t i) {
     GateUp(states[column_items[i].task], column_items[i].index, x, prepared);
   });
-  pool.Run(row_items,
+  RunParts(pool, row_items, weigh_work,
            [=](int64_t i) { WeighRow(states[weigh_items[i].task], weigh_items[i].index, contract); });
   pool.Run(Parts(hidden, kColumnChunk), [=](int64_t chunk) {
     for (int64_t t = 0; t < count; ++t) {

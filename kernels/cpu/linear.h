@@ -365,11 +365,11 @@ void LinearForward(ThreadPool& pool, const Linear& linear, const Activations& x,
       static_cast<uint8_t*>(Scratch(x.rows * (ints * 4 + static_cast<int64_t>(sizeof(PreparedRow))) + 64));
   PreparedRow* rows = reinterpret_cast<PreparedRow*>(scratch);
   int32_t* memory = reinterpret_cast<int32_t*>(rows + x.rows);
-  pool.Run(x.rows, [&](int64_t r) {
+  RunParts(pool, x.rows, x.rows * m.octets() * 14, [&](int64_t r) {
     rows[r] = PrepareRow(x.codes + r * x.width, x.width, x.scales + r * groups, memory + r * ints);
   });
   const int64_t per_part = 4;  // panels: 64 outputs
-  pool.Run(Parts(panels, per_part), [&](int64_t part) {
+  RunParts(pool, Parts(panels, per_part), panels * m.octets() * (5 * x.rows + 6), [&](int64_t part) {
     for (int64_t panel = part * per_part; panel < Least(panels, (part + 1) * per_part); ++panel) {
       const int64_t left = m.outputs - panel * kLanes;
       float* to = y + panel * kLanes;

@@ -17,7 +17,7 @@ PACELINE_INLINE float NormFactor(const float* x, int64_t count, float eps) {
 
 void RmsNorm(ThreadPool& pool, const float* x, int32_t rows, int64_t width, const float* w, float plus,
              float eps, float* y) {
-  pool.Run(rows, [=](int64_t row) {
+  RunParts(pool, rows, rows * width / 16 * 8, [=](int64_t row) {
     const float* from = x + row * width;
     Normalise(from, width, NormFactor(from, width, eps), w, plus, y + row * width);
   });
@@ -32,7 +32,7 @@ void AddRows(ThreadPool& pool, float* h, const float* y, int64_t count) {
 }
 
 void AddBias(ThreadPool& pool, float* x, int32_t rows, int64_t width, const float* bias) {
-  pool.Run(rows, [=](int64_t row) {
+  RunParts(pool, rows, rows * width / 16 * 4, [=](int64_t row) {
     float* to = x + row * width;
     for (int64_t i = 0; i < width; i += 16)
       StoreUpTo(to + i, Add(LoadUpTo(to + i, width - i), LoadUpTo(bias + i, width - i)), width - i);
@@ -50,7 +50,8 @@ void SiluMul(ThreadPool& pool, const float* gate, const float* up, int64_t count
 void HeadNormRope(ThreadPool& pool, const float* x, int64_t row_stride, int64_t head_stride, int32_t rows,
                   int32_t heads, int32_t head_dim, const float* w, float plus, float eps, const float* cos,
                   const float* sin, int32_t half, float* out) {
-  pool.Run(int64_t{rows} * heads, [=](int64_t item) {
+  const int64_t count = int64_t{rows} * heads;
+  RunParts(pool, count, count * head_dim / 16 * 16, [=](int64_t item) {
     const int64_t row = item / heads, head = item % heads;
     const float* from = x + row * row_stride + head * head_stride;
     float* to = out + item * head_dim;
@@ -67,7 +68,8 @@ void HeadNormRope(ThreadPool& pool, const float* x, int64_t row_stride, int64_t 
 
 void SigmoidGate(ThreadPool& pool, const float* gate, int64_t row_stride, int64_t head_stride, int32_t rows,
                  int32_t heads, int32_t head_dim, float* out) {
-  pool.Run(int64_t{rows} * heads, [=](int64_t item) {
+  const int64_t count = int64_t{rows} * heads;
+  RunParts(pool, count, count * head_dim / 16 * 40, [=](int64_t item) {
     const float* g = gate + item / heads * row_stride + item % heads * head_stride;
     float* o = out + item * head_dim;
     for (int64_t i = 0; i < head_dim; i += 16) {
@@ -79,7 +81,8 @@ void SigmoidGate(ThreadPool& pool, const float* gate, int64_t row_stride, int64_
 
 void GatedNorm(ThreadPool& pool, const float* x, const float* z, int32_t rows, int32_t heads, int32_t dim,
                const float* w, float eps, float* out) {
-  pool.Run(int64_t{rows} * heads, [=](int64_t head) {
+  const int64_t count = int64_t{rows} * heads;
+  RunParts(pool, count, count * dim / 16 * 50, [=](int64_t head) {
     const float* from = x + head * dim;
     const F r = Set1(NormFactor(from, dim, eps));
     for (int64_t i = 0; i < dim; i += 16) {
@@ -116,7 +119,7 @@ void Route(ThreadPool& pool, const float* logits, int32_t rows, int32_t experts,
   Require(top_k <= experts, "route: top_k above the number of experts");
   // Per row: probabilities, and keys, where a NaN counts as -1 and a chosen expert as -2.
   float* scratch = static_cast<float*>(Scratch(int64_t{rows} * experts * 2 * 4));
-  pool.Run(rows, [=](int64_t row) {
+  RunParts(pool, rows, rows * Parts(experts, 16) * (60 + 6 * top_k), [=](int64_t row) {
     const float* l = logits + row * experts;
     float* p = scratch + row * experts * 2;
     float* keys = p + experts;
@@ -145,7 +148,7 @@ void Route(ThreadPool& pool, const float* logits, int32_t rows, int32_t experts,
 void Combine(ThreadPool& pool, const int64_t* sums, const float* shared, const float* gate, int32_t rows,
              int64_t hidden, float* h) {
   const int64_t per_row = Parts(hidden, 1024);
-  pool.Run(rows * per_row, [=](int64_t part) {
+  RunParts(pool, rows * per_row, rows * hidden / 16 * 12, [=](int64_t part) {
     const int64_t row = part / per_row, base = row * hidden;
     const int64_t end = Least(hidden, (part % per_row + 1) * 1024);
     const F share = gate == nullptr ? Zero() : Set1(SigmoidOne(gate[row]));

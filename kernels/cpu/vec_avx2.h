@@ -142,6 +142,10 @@ PACELINE_INLINE F Gather(const float* p, int32_t stride) {
   const __m256i at = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(stride));
   return {_mm256_i32gather_ps(p, at, 4), _mm256_i32gather_ps(p + 8 * int64_t{stride}, at, 4)};
 }
+// Lane i of to[j] from p[4 i + j].
+PACELINE_INLINE void LoadFours(const float* p, F* to) {
+  for (int j = 0; j < 4; ++j) to[j] = Gather(p + j, 4);
+}
 // The low 16 bits of every lane.
 PACELINE_INLINE void StoreLow16(void* p, I x) {
   const __m256i low = _mm256_set1_epi32(0xFFFF);

@@ -130,6 +130,18 @@ PACELINE_INLINE F Gather(const float* p, int32_t stride) {
   const I lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   return _mm512_i32gather_ps(_mm512_mullo_epi32(lanes, _mm512_set1_epi32(stride)), p, 4);
 }
+// Lane i of to[j] from p[4 i + j].
+PACELINE_INLINE void LoadFours(const float* p, F* to) {
+  const I even = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+  const F quarters[4] = {Load(p), Load(p + 16), Load(p + 32), Load(p + 48)};
+  for (int j = 0; j < 4; j += 2) {
+    const I order = _mm512_add_epi32(even, _mm512_set1_epi32(j));
+    const F low = _mm512_permutex2var_ps(quarters[0], order, quarters[1]);
+    const F high = _mm512_permutex2var_ps(quarters[2], order, quarters[3]);
+    to[j] = _mm512_shuffle_f32x4(low, high, 0x44);
+    to[j + 1] = _mm512_shuffle_f32x4(low, high, 0xEE);
+  }
+}
 // The low 16 bits of every lane.
 PACELINE_INLINE void StoreLow16(void* p, I x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x));
