@@ -1,10 +1,10 @@
 """Acceptance of the demo model's MTP drafts by class of text and depth: as its card says, and as it was before.
 
-acceptance_prompts.json holds prompts of the sample the card's acceptance columns come from (30 fresh prompts per class of the
-model's own grammar, seed 77; not `eval_prompts.json`, the "file" column): the first 8 to 30 of each class. Everything runs
-greedily, 420 tokens at most, through a served head that drafts 4 tokens in every step, and once without drafts.
+acceptance_prompts.json holds the first 8 to 30 prompts per class of the sample behind the acceptance columns of the card: 30
+per class, made by the grammar that the model was trained on (seed 77). They are those of the column "fresh", not the 10 per
+class of eval_prompts.json. Everything runs greedily, 420 tokens at most, drafting 4 tokens in every step and once without.
 
-Run by hand it prints the tables of docs/PERFORMANCE.md.
+The table it prints is the one of docs/PERFORMANCE.md.
 """
 import concurrent.futures
 import json
@@ -35,9 +35,37 @@ CARD = {
     "random": (0.35, 0.89, 0.95, 0.96, 2.23),
 }
 
-# What this code measures on the prompts here, all classes but "random" together: a class alone has too few drafts to show a
-# loss of one in a hundred.
-MEASURED = {"int4": (0.973, 0.983, 0.980, 0.976), "stored": (0.973, 0.983, 0.980, 0.975)}
+# What this code measures on the prompts here. The same bits come out on every processor, so this moves only with a change of
+# arithmetic or of the drafter; one that is meant brings new figures along.
+MEASURED = {
+    "int4": {
+        "chat": (1.00, 0.98, 0.99, 0.99, 4.78),
+        "facts": (1.00, 1.00, 0.98, 0.99, 4.42),
+        "arithmetic": (0.98, 0.99, 0.98, 0.98, 4.73),
+        "stories": (0.93, 0.95, 0.94, 0.94, 4.42),
+        "json": (0.99, 1.00, 0.98, 0.96, 4.73),
+        "tools": (1.00, 0.99, 1.00, 0.98, 4.77),
+        "python": (1.00, 0.99, 1.00, 1.00, 4.85),
+        "recall": (1.00, 1.00, 1.00, 0.97, 4.67),
+        "lists": (0.92, 0.97, 0.96, 0.98, 4.48),
+        "random": (0.37, 0.93, 0.93, 0.97, 2.34),
+    },
+    "stored": {
+        "chat": (1.00, 0.97, 0.99, 0.99, 4.71),
+        "facts": (1.00, 1.00, 0.98, 0.99, 4.42),
+        "arithmetic": (0.98, 0.99, 0.98, 0.98, 4.73),
+        "stories": (0.93, 0.96, 0.93, 0.94, 4.42),
+        "json": (0.99, 1.00, 0.98, 0.96, 4.73),
+        "tools": (1.00, 0.99, 1.00, 0.98, 4.77),
+        "python": (1.00, 0.99, 1.00, 0.99, 4.85),
+        "recall": (1.00, 1.00, 1.00, 0.97, 4.67),
+        "lists": (0.92, 0.97, 0.97, 0.97, 4.49),
+        "random": (0.37, 0.93, 0.93, 0.97, 2.34),
+    },
+}
+# Of the measured tokens per round. On these texts rounding alone (8-bit activation codes in front of the drafter instead of
+# 16-bit ones: int4 against stored) moves them by 1.5 % at most.
+TOLERANCE = 0.025
 
 
 def rendered(prompt):
@@ -82,10 +110,10 @@ class Counts:
         return self.made / self.rounds
 
 
-def is_near(rate, known, tries, rounding):
-    """Whether a rate from so many tries lies within three standard errors of a known one, itself rounded by so much at most."""
-    known_here = min(max(known, 0.01), 0.99)  # 1.00 may be 0.995
-    return abs(rate - known) <= rounding + 3 * math.sqrt(known_here * (1 - known_here) / tries)
+def is_near(hit, tried, known):
+    """Whether a rate lies within three standard errors of a known one that is rounded to two decimals."""
+    rate = min(max(known, 0.01), 0.99)  # 1.00 may stand for 0.995
+    return abs(hit / tried - known) <= 0.005 + 3 * math.sqrt(rate * (1 - rate) / tried)
 
 
 def table(counts):
@@ -129,18 +157,16 @@ class Acceptance(TestCase):
 
         wrong = []
         for form in FORMATS:
-            for name, card in CARD.items():
-                mine = counts[form][name]
-                wrong += [f"{form}, {name}, depth {depth + 1}: {mine.hit[depth]} of {mine.tried[depth]}, the card says {card[depth]}"
-                          for depth in range(DEPTH)
-                          if not is_near(mine.hit[depth] / mine.tried[depth], card[depth], mine.tried[depth], 0.005)]
-            for depth in range(DEPTH):
-                hit, tried = (sum(of(counts[form][name]) for name in CARD if name != "random")
-                              for of in (lambda c: c.hit[depth], lambda c: c.tried[depth]))
-                print(f"{form}, depth {depth + 1}: {hit} of {tried} = {hit / tried:.3f}")
-                if not is_near(hit / tried, MEASURED[form][depth], tried, 0.0005):
-                    wrong.append(f"{form}, depth {depth + 1}, all but random: {hit} of {tried}, was {MEASURED[form][depth]}")
-        self.assertEqual(wrong, [])
+            for name, mine in counts[form].items():
+                measured = MEASURED[form][name]
+                for depth, (hit, tried) in enumerate(zip(mine.hit, mine.tried)):
+                    wrong += [f"{form}, {name}, depth {depth + 1}: {hit} of {tried}, {source} {known:.2f}"
+                              for source, known in (("the card says", CARD[name][depth]), ("it was", measured[depth]))
+                              if not is_near(hit, tried, known)]
+                if abs(mine.per_round() / measured[DEPTH] - 1) > TOLERANCE:
+                    wrong.append(f"{form}, {name}: {mine.per_round():.2f} tokens per round, it was {measured[DEPTH]:.2f}")
+        if wrong:
+            self.fail("acceptance moved:\n" + "\n".join(wrong))
 
 
 if __name__ == "__main__":
