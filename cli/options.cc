@@ -16,6 +16,9 @@ namespace paceline::cli {
 namespace {
 
 constexpr int kHelpColumn = 34;
+// Of --draft where it is the depth of a measurement: PACELINE_DRAFT=auto, meant for heads, would be refused there,
+// and by every other command with it, for the parser reads the twins of all.
+constexpr char kNoTwin[] = "";
 
 void AddServe(CLI::App* app, ServeOptions& serve) {
   AddHead(app, serve.head, "Directory of a Hugging Face checkpoint");
@@ -191,8 +194,8 @@ void AddBenchLink(CLI::App* app, BenchLinkOptions& bench) {
 void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   AddHead(app, bench.head, "Directory of a checkpoint");
   bench.head.drafting.draft = "off";
-  // Without its environment twin, which is meant for heads.
-  app->add_option("--draft", bench.head.drafting.draft, "Steps here never draft: see `paceline bench draft`")
+  Group(app, kDrafting)
+      .Add("draft", bench.head.drafting.draft, "Steps here never draft: see `paceline bench draft`")
       ->check(CLI::Validator(
           [](std::string& value) {
             return value == "off" || value == "0"
@@ -201,7 +204,7 @@ void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
           },
           ""))
       ->option_text("off")
-      ->group(kDrafting);
+      ->envname(kNoTwin);
   Group measuring(app, "Measuring");
   measuring.Add("rows", bench.rows, "Rows per step, comma separated")
       ->delimiter(',')
@@ -221,6 +224,7 @@ Sources AddBenchDraft(CLI::App* app, BenchDraftOptions& bench, std::string& dept
   Group measuring(app, "Measuring");
   depths.push_back(Group(app, kDrafting)
                        .Add("draft", depth, "One depth beside plain decoding, in place of --depths")
+                       ->envname(kNoTwin)
                        ->check(AutoOffOr(0, kMaxDraft))
                        ->option_text("auto|off|K"));
   bench.depths = {"0", "1", "2", "3", "4", "5", "6", "auto"};
@@ -256,6 +260,7 @@ Sources AddVerify(CLI::App* app, VerifyOptions& verify) {
   verify.head.drafting.draft = "4";
   Group(app, kDrafting)
       .AddDefault("draft", verify.depth, "Tokens drafted per step in the drafted runs")
+      ->envname(kNoTwin)
       ->check(Whole(1, kMaxDraft))
       ->option_text("K [4]");
   AddDrafters(app, verify.head.drafting);
@@ -402,7 +407,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
                               : *verify_app ? MeantForADirectory(verify_app, verify.head.model, argc, argv)
                                             : "";
     if (!wrong.empty()) throw CLI::ValidationError(wrong);
-    if (Given(bench_depths) > 1)
+    if (*draft_app && Given(bench_depths) > 1)
       throw CLI::ValidationError("--draft", "is one depth, --depths are several: give one of the two");
     if (*generate_app && generate.sampling.acceptance == "rejection" && generate.sampling.seed) {
       throw CLI::ValidationError(

@@ -197,7 +197,7 @@ TEST_F(OptionsTest, ADraftThatWasSaidIsToldFromTheDefault) {
   std::vector<std::string> said = ask;
   said.insert(said.end(), {"--draft", "auto"});
   EXPECT_TRUE(Get<GenerateOptions>(said).head.drafting.draft_given);
-  SetEnv("PACELINE_DRAFT", "off");
+  SetEnv("PACELINE_DRAFT", "auto");  // which `verify`, for one, would refuse
   EXPECT_TRUE(Get<GenerateOptions>(ask).head.drafting.draft_given);
 }
 
