@@ -26,6 +26,12 @@ absl::Status Stopping() {
                     reasons::kDraining);
 }
 
+template <size_t n>
+void AddTo(std::vector<int64_t>* sum, const std::array<int64_t, n>& counts) {
+  sum->resize(n);
+  for (size_t i = 0; i < n; ++i) (*sum)[i] += counts[i];
+}
+
 SpeculationStats StatsOf(int64_t decode_steps, const std::array<SourceStats, kDraftSources>& sources) {
   SpeculationStats stats;
   stats.decode_steps = decode_steps;
@@ -36,23 +42,22 @@ SpeculationStats StatsOf(int64_t decode_steps, const std::array<SourceStats, kDr
     stats.steps += from.steps;
     stats.drafted += from.drafted;
     stats.accepted += from.accepted;
-    stats.acceptance_histogram.resize(from.histogram.size());
-    stats.accepted_per_position.resize(from.accepted_per_position.size());
-    for (size_t i = 0; i < from.histogram.size(); ++i) stats.acceptance_histogram[i] += from.histogram[i];
-    for (size_t i = 0; i < from.accepted_per_position.size(); ++i)
-      stats.accepted_per_position[i] += from.accepted_per_position[i];
+    AddTo(&stats.acceptance_histogram, from.histogram);
+    AddTo(&stats.drafted_per_position, from.drafted_per_position);
+    AddTo(&stats.accepted_per_position, from.accepted_per_position);
     stats.sources.push_back({DraftSourceName(source), from.steps, from.drafted, from.accepted});
     if (from.drafted > most) {
       most = from.drafted;
       stats.method = DraftSourceName(source);
     }
   }
-  // As deep as drafts went.
   const auto shorten = [](std::vector<int64_t>* counts) {
     while (!counts->empty() && counts->back() == 0) counts->pop_back();
   };
   shorten(&stats.acceptance_histogram);
-  shorten(&stats.accepted_per_position);
+  // As deep as drafts went: a depth at which none was ever right says so with a zero.
+  shorten(&stats.drafted_per_position);
+  stats.accepted_per_position.resize(stats.drafted_per_position.size());
   return stats;
 }
 

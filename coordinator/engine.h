@@ -43,10 +43,10 @@ class GenerationTicket {
 // Speculation of all requests since the start.
 struct SpeculationCounters {
   std::array<SourceStats, kDraftSources> sources;  // [IndexOf(source)]; a step of one sequence each
-  std::array<int64_t, kMaxDraft + 1> depths{};     // [drafts verified] decode steps of a sequence
-  int64_t decode_steps = 0;                        // of a sequence: that brought tokens
-  double draft_s = 0;                              // drafting
-  double verify_s = 0;                             // the rest of steps with drafts
+  std::array<int64_t, kMaxDraft + 1> depths{};  // [drafts verified] steps of a sequence that brought tokens
+  int64_t decode_steps = 0;  // steps of a sequence that brought tokens: its prompt's last too
+  double draft_s = 0;        // drafting
+  double verify_s = 0;       // the rest of steps with drafts
 };
 
 // In how many steps how many experts of a layer were visited.

@@ -88,7 +88,7 @@ double SpeculationController::RunCost(int32_t batch, int64_t rows, int64_t prefi
   const auto [found, fresh] = run_asked_.try_emplace(rows);
   if (fresh) {
     found->second =
-        run_.Estimate(batch, static_cast<int32_t>(rows)) + prefill_row_s_ * static_cast<double>(prefill_rows);
+        run_.Hopeful(batch, static_cast<int32_t>(rows)) + prefill_row_s_ * static_cast<double>(prefill_rows);
   }
   return found->second;
 }
@@ -233,6 +233,9 @@ std::vector<DraftDecision> SpeculationController::Decide(std::span<const DraftCa
   // Survival never grows with depth, so a candidate's drafts stay in order.
   std::stable_sort(pool.begin(), pool.end(),
                    [](const Step& a, const Step& b) { return a.survival > b.survival; });
+  // What drafts are measured by is a plain step. While that is only guessed none are made: believed too dear,
+  // it would never be tried, and drafts that lose would go on for good.
+  if (watched_ && rows == batch && limits.prefill_rows == 0 && !run_.Known(batch, batch)) return decisions;
   std::vector<DraftDecision> best = decisions;
   double best_value = tokens / (RunCost(batch, rows, limits.prefill_rows) + DraftCost(passes));
   for (const Step& step : pool) {
@@ -286,7 +289,8 @@ void SpeculationController::ObserveCosts(const StepObservation& step) {
     deepest = std::max(deepest, outcome.drafted);
     for (int32_t j = 0; j < outcome.drafted; ++j) ++passes[static_cast<size_t>(j)];
   }
-  if (!(step.run_s > 0)) return;
+  watched_ = step.run_s > 0;
+  if (!watched_) return;
   if (step.prefill_rows == 0) {
     run_.Observe(batch, rows, step.run_s);
   } else if (!run_.empty()) {

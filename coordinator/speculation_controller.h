@@ -119,6 +119,7 @@ class SpeculationController {
   CostTable run_{CostTable::Kind::kRows};
   CostTable draft_{CostTable::Kind::kDepth};
   double prefill_row_s_ = 0;
+  bool watched_ = true;                              // the trunk says how long steps take
   std::unordered_map<int64_t, double> run_asked_;    // rows -> seconds
   std::unordered_map<int64_t, double> draft_asked_;  // sequences and depth -> seconds of the last pass
   std::array<DepthAcceptance, kArms> priors_;        // of all requests together

@@ -178,7 +178,8 @@ TEST_F(DraftedEngine, TokensStepsAndDraftsAreCountedApart) {
   EXPECT_EQ(stats.accepted, 6);
   EXPECT_DOUBLE_EQ(stats.mean_accepted_length(), 3.0);
   EXPECT_EQ(stats.acceptance_histogram, (std::vector<int64_t>{0, 0, 3}));
-  EXPECT_EQ(stats.accepted_per_position, (std::vector<int64_t>{3, 3}));
+  EXPECT_EQ(stats.drafted_per_position, (std::vector<int64_t>{3, 3, 3}));
+  EXPECT_EQ(stats.accepted_per_position, (std::vector<int64_t>{3, 3, 0})) << "as deep as drafts were";
   ASSERT_EQ(stats.sources.size(), 1u);
   EXPECT_EQ(stats.sources[0].name, "mtp");
   std::string marks;
