@@ -116,7 +116,7 @@ def added_time(runs, rtt="500us"):
 def step_table(run):
     lines = ["| K | step | of plain | draft | verify | exchange | tokens per step | accepted by position |", "|---|---|---|---|---|---|---|---|"]
     for depth, r in by_depth(run).items():
-        positions = " ".join(f'{n / r["verify_steps"]:.2f}' for n in r["accepted_per_position"]) if r["verify_steps"] else "-"
+        positions = " ".join(f"{share:.2f}" for share in r["acceptance_per_position"]) or "-"
         lines.append(f'| {depth} | {r["step_s"] * 1e3:.2f} ms | {r["step_ratio"]:.3f}x | {r["draft_s"] * 1e3:.2f} ms '
                      f'| {r["verify_s"] * 1e3:.2f} ms | {r["exchange_s"] * 1e3:.2f} ms | {r["tokens_per_step"]:.2f} | {positions} |')
     return lines

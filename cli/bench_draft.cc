@@ -9,7 +9,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "base/error.h"
 #include "base/status.h"
 #include "cli/commands.h"
@@ -126,8 +125,8 @@ class DraftBench {
   const std::variant<std::string, std::vector<TokenId>> prompt_;
 };
 
-// `auto` warms up on a whole measurement: its controller is new, and the first request of a head is no measure
-// of those that follow.
+// `auto` warms up on a whole measurement: its controller is new, and the first request of a head is no
+// measure of those that follow.
 absl::Status WarmUp(DraftBench& bench, const std::vector<Depth>& depths, int64_t tokens) {
   for (const Depth& depth : depths)
     RETURN_IF_ERROR(
@@ -177,20 +176,12 @@ nlohmann::ordered_json ToJson(const Depth& depth, const Sample& plain) {
   out["exchange_s"] = m.exchange_s;
   out["drafted"] = s.drafted;
   out["accepted"] = s.accepted;
+  out["drafted_per_position"] = s.drafted_per_position;
   out["accepted_per_position"] = s.accepted_per_position;
+  out["acceptance_per_position"] = AcceptancePerPosition(s);
   out["histogram"] = s.acceptance_histogram;
   out["per_source"] = PerSourceJson(s);
   return out;
-}
-
-// Share of the drafts at each position that was accepted.
-std::string PerPosition(const SpeculationStats& s) {
-  if (s.drafted == 0) return "-";
-  std::vector<std::string> shares;
-  for (const int64_t n : s.accepted_per_position) {
-    shares.push_back(absl::StrFormat("%.2f", static_cast<double>(n) / static_cast<double>(s.steps)));
-  }
-  return absl::StrJoin(shares, " ");
 }
 
 void PrintTable(const std::vector<Depth>& depths, const Sample& plain) {
@@ -204,7 +195,7 @@ void PrintTable(const std::vector<Depth>& depths, const Sample& plain) {
         depth.name.c_str(), m.tokens_per_second, depth.median_ratio(), m.tokens_per_step(), m.step_s * 1e3,
         plain.step_s > 0 ? m.step_s / plain.step_s : 0.0, m.draft_s * 1e3, (m.step_s - m.draft_s) * 1e3,
         m.exchange_s * 1e3, static_cast<long long>(m.speculation.drafted),
-        static_cast<long long>(m.speculation.accepted), PerPosition(m.speculation).c_str());
+        static_cast<long long>(m.speculation.accepted), AcceptanceText(m.speculation).c_str());
   }
 }
 

@@ -16,8 +16,8 @@ namespace paceline::cli {
 namespace {
 
 constexpr int kHelpColumn = 34;
-// Of --draft where it is the depth of a measurement: PACELINE_DRAFT=auto, meant for heads, would be refused there,
-// and by every other command with it, for the parser reads the twins of all.
+// Of --draft where it is the depth of a measurement: PACELINE_DRAFT=auto, meant for heads, would be refused
+// there, and by every other command with it, for the parser reads the twins of all.
 constexpr char kNoTwin[] = "";
 
 void AddServe(CLI::App* app, ServeOptions& serve) {
@@ -172,9 +172,10 @@ void AddScore(CLI::App* app, ScoreOptions& score) {
   AddJson(app, score.json);
   app->callback([&score] {
     if (score.drafts > 0 && score.head.drafting.mtp_format != "stored") {
-      throw CLI::ValidationError("--mtp-format", "--drafts shows what the layer says as it is stored; leave " +
-                                                     score.head.drafting.mtp_format +
-                                                     " out, or see its drafts accepted with `paceline bench draft`");
+      throw CLI::ValidationError("--mtp-format",
+                                 "--drafts shows what the layer says as it is stored; leave " +
+                                     score.head.drafting.mtp_format +
+                                     " out, or see its drafts accepted with `paceline bench draft`");
     }
   });
 }
@@ -228,16 +229,18 @@ Sources AddBenchDraft(CLI::App* app, BenchDraftOptions& bench, std::string& dept
                        ->check(AutoOffOr(0, kMaxDraft))
                        ->option_text("auto|off|K"));
   bench.depths = {"0", "1", "2", "3", "4", "5", "6", "auto"};
-  depths.push_back(measuring.Add("depths", bench.depths, "Depths to compare, comma separated; 0: plain")
-                       ->delimiter(',')
-                       ->check(CLI::Validator(
-                           [](std::string& value) {
-                             return value == "off" ? "expected 0 for plain decoding, got 'off'"
-                                                   : std::string();
-                           },
-                           ""))
-                       ->check(AutoOffOr(0, kMaxDraft))
-                       ->option_text("K,K,..,auto [0,1,2,3,4,5,6,auto]"));
+  depths.push_back(
+      measuring
+          .Add("depths", bench.depths,
+               "Depths to compare, comma separated; 0: plain; auto: measures first what steps cost")
+          ->delimiter(',')
+          ->check(CLI::Validator(
+              [](std::string& value) {
+                return value == "off" ? "expected 0 for plain decoding, got 'off'" : std::string();
+              },
+              ""))
+          ->check(AutoOffOr(0, kMaxDraft))
+          ->option_text("K,K,..,auto [0,1,2,3,4,5,6,auto]"));
   measuring
       .Add("assume-acceptance", bench.head.drafting.assume_acceptance,
            "Take a draft for right with this probability; by default what the model says")
@@ -309,8 +312,9 @@ Sources AddStatus(CLI::App* app, StatusOptions& status) {
       ->option_text("grpc://HOST:PORT [grpc://127.0.0.1:50051]")
       ->group("Arguments");
   CLI::Option* json = AddJson(app, status.json);
-  CLI::Option* metrics = Group(app, "Output").Flag("metrics", status.metrics,
-                                                   "Counters in Prometheus' text format, nothing else");
+  CLI::Option* metrics =
+      Group(app, "Output")
+          .Flag("metrics", status.metrics, "Counters in Prometheus' text format, nothing else");
   app->callback([&status] {
     if (status.json && status.metrics)
       throw CLI::ValidationError("--metrics", "is a format of its own; give --json or --metrics, not both");

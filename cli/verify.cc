@@ -161,7 +161,8 @@ absl::Status CheckDrafted(const Verified& verified) {
   return absl::OkStatus();
 }
 
-// Opens the model on `workers` local workers, as the flags place it on several ranks, and hands a runner to `use`.
+// Opens the model on `workers` local workers, as the flags place it on several ranks, and hands a runner to
+// `use`.
 absl::Status WithHead(const VerifyOptions& options, int workers,
                       const std::function<absl::Status(Head&, const Runner&)>& use) {
   HeadConfig config;

@@ -65,6 +65,9 @@ class Speculation(TestCase):
             self.assertGreater(stats["drafted"], 0)
             self.assertEqual(stats["accepted"], sum(stats["accepted_per_position"]))
             self.assertEqual(sum(stats["histogram"]), stats["steps"])
+            self.assertEqual(stats["drafted"], sum(stats["drafted_per_position"]))
+            shares = [a / d for a, d in zip(stats["accepted_per_position"], stats["drafted_per_position"], strict=True)]
+            self.assertEqual(stats["acceptance_per_position"], shares)
             self.assertEqual(stats["per_source"]["mtp"]["drafted"], stats["drafted"])
             self.assertLess(stats["decode_steps"], 40)
             # Drafts behind the last token wanted are not counted as accepted.
@@ -212,6 +215,7 @@ class Speculation(TestCase):
                              "--json")
         self.assertEqual(none["results"][1]["accepted"], 0)
         self.assertGreater(none["results"][1]["drafted"], 0)
+        self.assertEqual(none["results"][1]["acceptance_per_position"], [0])
 
     def test_a_layer_with_a_hole_is_refused_where_drafting_was_ordered(self):
         missing = mtp_tensors(WITH_MTP)[0]
