@@ -31,7 +31,7 @@ class FakeTrunk final : public Trunk {
   ExchangeCounters counters() const override { return {}; }
 
   // How many of `depth` drafts are right; the rest are wrong. Set before the engine starts, with
-  // TrunkInfo::drafters naming who drafts.
+  // TrunkInfo::drafters naming who drafts. Without it drafters have nothing to say.
   std::function<int32_t(const SequenceRows&, const std::vector<TokenId>& prefix)> right_drafts;
   // What is offered after a step; the default is the MTP layer, any depth.
   std::function<std::vector<DraftOffer>(const std::vector<TokenId>& prefix)> offers;

@@ -2,6 +2,7 @@
 // of it is right, each request gets the tokens it would have got alone, and is told the truth about them.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <map>
 #include <random>
 
@@ -297,6 +298,26 @@ TEST_F(DraftedEngine, AutoMeasuresOnceBeforeTheFirstRequestAndDrafts) {
               HasSubstr("paceline_draft_depth_count{model=\"fake\"} " + std::to_string(stats.decode_steps)));
   EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"0\",le=\"2\"} 0"));
   EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"1\",le=\"128\"} 0"));
+}
+
+TEST_F(DraftedEngine, ADrafterThatBringsNothingIsSoonLeftAlone) {
+  trunk_.right_drafts = nullptr;
+  std::atomic<int64_t> asked = 0;
+  trunk_.before_step = [&](const StepPlan& plan) {
+    for (const SequenceRows& rows : plan.sequences) asked += rows.draft_depth > 0 ? 1 : 0;
+    return absl::OkStatus();
+  };
+  Engine& engine = Start();
+  ASSERT_TRUE(engine.Warm(std::chrono::seconds(60)).ok());
+  const int64_t before = asked;
+  GenerateRequest request = Fixed({4, 5}, 120, 1);
+  request.speculation = {};
+  const auto result = RunGeneration(engine, std::move(request));
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->token_ids(), Expected({4, 5}, 120));
+  EXPECT_GT(asked - before, 0);
+  EXPECT_LE(asked - before, 16);
+  EXPECT_EQ(result->end.speculation.method, "off");
 }
 
 TEST_F(DraftedEngine, NothingIsMeasuredWithoutAuto) {
