@@ -28,7 +28,8 @@ class FakeTrunk final : public Trunk {
   const TrunkInfo& info() const override { return info_; }
   absl::StatusOr<StepResult> Run(const StepPlan& plan) override;
   void Release(SequenceId sequence) override;
-  ExchangeCounters counters() const override { return {}; }
+  // One layer and 100 bytes per step.
+  ExchangeCounters counters() const override { return {steps(), 100 * steps(), 0.0}; }
 
   // How many of `depth` drafts are right; the rest are wrong. Set before the engine starts, with
   // TrunkInfo::drafters naming who drafts. Without it drafters have nothing to say.
