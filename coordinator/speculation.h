@@ -37,7 +37,7 @@ struct SpeculationPolicy {
   DraftMode mode = DraftMode::kAuto;  // of requests that do not say
   int32_t depth = kMaxDraft;          // kFixed: drafts per step, else at most; 1..kMaxDraft
   DrafterPreference drafter = DrafterPreference::kAuto;
-  bool calibrate = true;  // kAuto with drafters: measure the cost of steps before the first request
+  bool calibrate = true;  // measure the cost of steps before the first request of kAuto, if anything drafts
 };
 
 // What a request may say; absent: the policy.

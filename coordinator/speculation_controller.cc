@@ -34,7 +34,7 @@ constexpr std::array<int32_t, 3> kMatchBounds = {4, 8, 16};
 
 // MTP drafts after which an acceptance below the second number is a fault to report: weights of another
 // model, a wrong tap.
-constexpr int64_t kWarnDrafts = 200;
+constexpr int64_t kWarnDrafts = 64;
 constexpr double kWarnAcceptance = 0.02;
 
 // A draft's price before any was measured, of a step of one row.
@@ -262,16 +262,20 @@ void SpeculationController::Observe(const StepObservation& step) {
   if (step.outcomes.empty()) return;
   ObserveCosts(step);
   for (const DraftOutcome& outcome : step.outcomes) {
-    if (outcome.drafted == 0) continue;
+    if (outcome.asked == 0) continue;
     const auto found = requests_.find(outcome.id);
     if (found == requests_.end()) continue;
     Request& request = found->second;
     Arm& arm = request.arms[request.arm];
     ++arm.tested;
     arm.barren = outcome.accepted > 0 ? 0 : arm.barren + 1;
-    arm.acceptance.Count(outcome.drafted, outcome.accepted, kKeep);
-    // After a change it may show within a few steps that it still pays.
-    if (arm.acceptance.Turned()) arm.tested = 0;
+    if (arm.acceptance.Turned(outcome.accepted > 0)) {
+      arm.tested = 0;  // after a change it may show within a few steps that it still pays
+    } else {
+      // A drafter that was asked, so paid for, and brought nothing is as good as wrong.
+      arm.acceptance.Count(std::max(1, outcome.drafted), outcome.accepted, kKeep);
+    }
+    if (outcome.drafted == 0) continue;  // which says nothing of other requests
     priors_[request.arm].Count(outcome.drafted, outcome.accepted, kKeepPrior);
     if (outcome.source == DraftSource::kMtp) ObserveFirst(outcome.accepted > 0);
   }

@@ -47,7 +47,8 @@ struct DraftLimits {
 struct DraftOutcome {
   SequenceId id{0};
   DraftSource source = DraftSource::kNone;  // as decided
-  int32_t drafted = 0;
+  int32_t asked = 0;                        // drafts decided on
+  int32_t drafted = 0;                      // of them made; fewer where the drafter had no more to say
   int32_t accepted = 0;
 };
 
