@@ -15,13 +15,20 @@ that was measured), OUT/speculation.md (the tables of docs/PERFORMANCE.md) and O
 import argparse
 import json
 import pathlib
+import statistics
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RTTS = ["0us", "20us", "100us", "500us", "2ms"]
 DEPTHS = "0,1,2,3,4,5,6,auto"
 REAL = "real"
+NOTHING = "0"  # acceptance: drafting that never pays
+WIRE_RTTS = ["0us", "500us"]
+# Every expert on the worker. Of a small model's few experts a plain row may want only the head's own, and would then
+# cross no wire at all in that layer: what a round trip adds to a token is measured where every layer pays it.
+ALL_REMOTE = {"rules": [{"holders": [1]}]}
 
 
 def microseconds(rtt):
@@ -32,13 +39,16 @@ def microseconds(rtt):
     sys.exit(f"a round trip is a number of us or ms, not {rtt!r}")
 
 
-def measure(options, model, acceptance, rtt):
-    command = [options.binary, "bench", "draft", model, "--local-workers", "1", "--link", options.link, "--depths", DEPTHS,
+def measure(options, model, acceptance, rtt, rules=None):
+    command = [options.binary, "bench", "draft", model, "--local-workers", "1", "--link", options.link, "--depths",
+               DEPTHS.removesuffix(",auto") if rules else DEPTHS,
                "--tokens", options.tokens, "--rounds", options.rounds, "--json"]
     if microseconds(rtt) > 0:
         command += ["--simulate-link", f"rtt={rtt}"]
     if acceptance != REAL:
         command += ["--assume-acceptance", acceptance]
+    if rules:
+        command += ["--placement", rules]
     done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))} exited with {done.returncode}")
@@ -50,27 +60,37 @@ def by_depth(run):
 
 
 def best_static(results):
-    return max((result for depth, result in results.items() if depth != "auto"), key=lambda r: r["tokens_per_second"])
+    """Depth of the best fixed K, plain among them, by the median over rounds."""
+    return max((depth for depth in results if depth != "auto"), key=lambda depth: results[depth]["ratio"])
+
+
+def paired(results, one, other):
+    """Median over rounds of `one`'s speed over `other`'s in the same round."""
+    return statistics.median(a / b for a, b in zip(results[one]["rounds"], results[other]["rounds"]))
 
 
 def groups(runs):
-    """Runs of one model and one acceptance, in the order they came."""
+    """Runs of one model and one acceptance, in the order they came; those with every expert remote are apart."""
     found = {}
     for run in runs:
+        if run.get("all_remote"):
+            continue
         found.setdefault((run["model"], run["acceptance"]), []).append(run)
     return found
 
 
 def speed_table(runs):
     depths = list(by_depth(runs[0]))
-    lines = ["| round trip | " + " | ".join("auto" if d == "auto" else f"K = {d}" for d in depths) + " | auto / best K |",
-             "|---|" + "---|" * (len(depths) + 1)]
+    lines = ["| round trip | " + " | ".join("auto" if d == "auto" else f"K = {d}" for d in depths) + " | auto / best K | auto / plain |",
+             "|---|" + "---|" * (len(depths) + 2)]
     for run in runs:
         results = by_depth(run)
-        best = best_static(results)
-        share = f'{results["auto"]["tokens_per_second"] / best["tokens_per_second"]:.2f}' if "auto" in results else "-"
-        cells = [f'{r["tokens_per_second"]:.1f} ({r["ratio"]:.2f}x)' for r in results.values()]
-        lines.append(f'| {run["rtt"]} | ' + " | ".join(cells) + f" | {share} |")
+        shares = "- | -"
+        if "auto" in results:
+            best = best_static(results)
+            shares = f'{paired(results, "auto", best):.3f} (K = {best}) | {paired(results, "auto", "0"):.3f}'
+        cells = [f'{r["tokens_per_second"]:.1f} ({r["ratio"]:.3f}x)' for r in results.values()]
+        lines.append(f'| {run["rtt"]} | ' + " | ".join(cells) + f" | {shares} |")
     return lines
 
 
@@ -89,15 +109,15 @@ def added_time(runs, rtt="500us"):
     for depth in (d for d in far if d != "auto"):
         per_step = far[depth]["tokens_per_step"]
         share = added(depth) / added("0") if added("0") > 0 else float("nan")
-        lines.append(f"| {depth} | {per_step:.2f} | {added(depth) * 1e3:.2f} ms | {share:.2f} | {share * per_step:.2f} |")
+        lines.append(f"| {depth} | {per_step:.2f} | {added(depth) * 1e3:.3f} ms | {share:.3f} | {share * per_step:.3f} |")
     return lines
 
 
 def step_table(run):
     lines = ["| K | step | of plain | draft | verify | exchange | tokens per step | accepted by position |", "|---|---|---|---|---|---|---|---|"]
     for depth, r in by_depth(run).items():
-        positions = " ".join(f'{n / r["verify_steps"]:.2f}' for n in r["accepted_per_position"]) if r["verify_steps"] else "-"
-        lines.append(f'| {depth} | {r["step_s"] * 1e3:.2f} ms | {r["step_ratio"]:.2f}x | {r["draft_s"] * 1e3:.2f} ms '
+        positions = " ".join(f"{share:.2f}" for share in r["acceptance_per_position"]) or "-"
+        lines.append(f'| {depth} | {r["step_s"] * 1e3:.2f} ms | {r["step_ratio"]:.3f}x | {r["draft_s"] * 1e3:.2f} ms '
                      f'| {r["verify_s"] * 1e3:.2f} ms | {r["exchange_s"] * 1e3:.2f} ms | {r["tokens_per_step"]:.2f} | {positions} |')
     return lines
 
@@ -110,9 +130,10 @@ def markdown(runs):
         lines += [f"### {model}, {named}", "",
                   f'Tokens per second (and over plain), {first["nodes"]} ranks over {first["link"]}, {first["threads"]} thread(s) each, '
                   f'{first["cpu"]}.', "", *speed_table(group), ""]
-        extra = added_time(group)
+        remote = [run for run in runs if run.get("all_remote") and (run["model"], run["acceptance"]) == (model, acceptance)]
+        extra = added_time(remote)
         if extra:
-            lines += [*extra, ""]
+            lines += ["With every expert on the worker, so that every layer crosses the wire:", "", *extra, ""]
         lines += [f'Steps at a round trip of {first["rtt"]}:', "", *step_table(first), ""]
     return "\n".join(lines)
 
@@ -156,15 +177,35 @@ def write(runs, out):
     (out / "speculation.md").write_text(markdown(runs) + "\n")
 
 
+def measure_all(options):
+    """Every point; written after each, so that a run that is interrupted leaves what it had."""
+    plan = [(options.model, acceptance) for acceptance in options.acceptance.split(",")]
+    if options.slice:
+        plan += [(options.slice, acceptance) for acceptance in options.acceptance.split(",") if acceptance != REAL]
+    runs = []
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as rules:
+        json.dump(ALL_REMOTE, rules)
+        rules.flush()
+        points = [(model, acceptance, rtt, None) for model, acceptance in plan for rtt in options.rtts.split(",")]
+        points += [(model, acceptance, rtt, rules.name) for model, acceptance in plan if acceptance != NOTHING for rtt in WIRE_RTTS]
+        for model, acceptance, rtt, placement in points:
+            where = ", every expert remote" if placement else ""
+            print(f"{pathlib.Path(model).name}: acceptance {acceptance}, round trip {rtt}{where}", file=sys.stderr, flush=True)
+            run = measure(options, model, acceptance, rtt, placement)
+            runs.append({**run, "rtt": rtt, "acceptance": acceptance, "all_remote": placement is not None})
+            write(runs, options.out)
+    return runs
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=str(ROOT / "build/release/bin/paceline"))
     parser.add_argument("--model", default=str(ROOT / "deploy/demo-model"))
     parser.add_argument("--slice", help="directory of a slice of a large model; forced acceptance only: its weights are random")
-    parser.add_argument("--acceptance", default=f"0.6,0.8,{REAL}", help="comma separated")
+    parser.add_argument("--acceptance", default=f"0.6,0.8,{NOTHING},{REAL}", help="comma separated")
     parser.add_argument("--rtts", default=",".join(RTTS), help="comma separated")
     parser.add_argument("--link", default="tcp")
-    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build/speculation")
     parser.add_argument("--plot", type=pathlib.Path, metavar="FILE", help="draw this JSON file again, measure nothing")
@@ -176,17 +217,9 @@ def main():
                  "and run this with build/venv/bin/python3")
     if options.plot:
         runs = json.loads(options.plot.read_text())["runs"]
+        options.out.mkdir(parents=True, exist_ok=True)
     else:
-        runs = []
-        plan = [(options.model, acceptance) for acceptance in options.acceptance.split(",")]
-        if options.slice:
-            plan += [(options.slice, acceptance) for acceptance in options.acceptance.split(",") if acceptance != REAL]
-        for model, acceptance in plan:
-            for rtt in options.rtts.split(","):
-                print(f"{pathlib.Path(model).name}: acceptance {acceptance}, round trip {rtt}", file=sys.stderr, flush=True)
-                runs.append({**measure(options, model, acceptance, rtt), "rtt": rtt, "acceptance": acceptance})
-                write(runs, options.out)
-    write(runs, options.out)
+        runs = measure_all(options)
     plot(runs, options.out / "speculation.png")
     print(markdown(runs))
 

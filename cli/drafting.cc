@@ -1,8 +1,6 @@
 // Words become options; what the model lacks is said before anything is loaded.
 #include "cli/drafting.h"
 
-#include <cstdlib>
-
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/status.h"
@@ -12,8 +10,11 @@ namespace paceline::cli {
 
 SpeculationOptions SpeculationOf(const std::string& draft) {
   SpeculationOptions options;
-  if (draft == "auto") return options;
-  const int64_t depth = draft == "off" ? 0 : std::atoll(draft.c_str());  // checked by the parser
+  if (draft == "auto") {
+    options.mode = DraftMode::kAuto;
+    return options;
+  }
+  const int64_t depth = draft == "off" ? 0 : DecimalNumber(draft).value_or(0);  // checked by the parser
   options.mode = depth == 0 ? DraftMode::kOff : DraftMode::kFixed;
   if (depth > 0) options.max_draft_tokens = depth;
   return options;
@@ -23,7 +24,7 @@ absl::StatusOr<Drafting> ResolveDrafting(const DraftingFlags& flags, const Check
                                          const Tokenizer* tokenizer) {
   Drafting drafting;
   const SpeculationOptions asked = SpeculationOf(flags.draft);
-  drafting.policy.mode = asked.mode.value_or(DraftMode::kAuto);
+  drafting.policy.mode = *asked.mode;
   if (asked.max_draft_tokens) drafting.policy.depth = static_cast<int32_t>(*asked.max_draft_tokens);
   if (flags.drafter == "mtp") drafting.policy.drafter = DrafterPreference::kMtp;
   if (flags.drafter == "suffix") drafting.policy.drafter = DrafterPreference::kSuffix;

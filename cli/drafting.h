@@ -24,7 +24,7 @@ struct Drafting {
 absl::StatusOr<Drafting> ResolveDrafting(const DraftingFlags& flags, const Checkpoint& checkpoint,
                                          const Tokenizer* tokenizer);
 
-// The words of --draft as a request says them.
+// The words of --draft as a request says them; its mode is always set.
 SpeculationOptions SpeculationOf(const std::string& draft);
 
 }  // namespace paceline::cli

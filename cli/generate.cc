@@ -36,7 +36,8 @@ absl::StatusOr<GenerateRequest> RequestOf(const GenerateOptions& options) {
   if (flags.repetition_penalty)
     request.sampling.repetition_penalty = static_cast<float>(*flags.repetition_penalty);
   for (const auto& [id, bias] : flags.logit_bias) request.sampling.logit_bias[id] = static_cast<float>(bias);
-  request.speculation = SpeculationOf(options.head.drafting.draft);
+  // Unasked, the choice is the head's.
+  if (options.head.drafting.draft_given) request.speculation = SpeculationOf(options.head.drafting.draft);
   if (flags.acceptance == "rejection") request.speculation.acceptance = AcceptanceRule::kRejection;
   request.stopping.max_tokens = options.max_tokens;
   request.stopping.ignore_eos = options.ignore_eos;
@@ -139,11 +140,7 @@ absl::Status GenerateHere(const GenerateOptions& options) {
         why.code(), absl::StrCat(why.message(), "; without it, give token ids with --prompt-tokens-json"));
   }
   DeferredTrunk trunk(head->info());
-  SchedulerOptions scheduling;
-  scheduling.prefill_chunk = options.head.options.prefill_chunk;
-  scheduling.speculation = head->speculation();
-  Engine engine({.trunk = &trunk, .tokenizer = head->tokenizer(), .cluster = &head->cluster()},
-                head->defaults(), scheduling);
+  Engine engine(head->EngineParts(&trunk), head->defaults(), head->scheduling());
   // A wrong request is refused before a large model is loaded for it.
   RETURN_IF_ERROR(engine.Check(request));
   RETURN_IF_ERROR(head->Load(kLocalPatience));
@@ -156,7 +153,7 @@ absl::Status GenerateHere(const GenerateOptions& options) {
   RETURN_IF_ERROR(result.status());
   stream.End();
 
-  const ExchangeCounters counters = head->trunk()->counters();
+  const ExchangeCounters& counters = stats.exchange;
   nlohmann::json answer = AnswerJson(*result, head->tokenizer() != nullptr);
   answer["cluster"] = ClusterJson(*head, counters);
   answer["speculation"]["distinct_experts"] = DistinctExpertsJson(stats.distinct_experts);

@@ -181,6 +181,22 @@ absl::Status Head::Load(Duration patience) {
   return ready;
 }
 
+SchedulerOptions Head::scheduling() const {
+  SchedulerOptions options;
+  options.prefill_chunk = config_.options.options.prefill_chunk;
+  options.speculation = drafting_.policy;
+  return options;
+}
+
+Engine::Parts Head::EngineParts(Trunk* trunk) const {
+  Engine::Parts parts;
+  parts.trunk = trunk;
+  parts.tokenizer = tokenizer_.get();
+  parts.cluster = cluster_.get();
+  parts.log = [](const std::string& line) { StdErr().Line(line); };
+  return parts;
+}
+
 GenerationDefaults Head::defaults() const {
   const ModelConfig& config = checkpoint_->config();
   GenerationDefaults defaults;

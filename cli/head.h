@@ -1,5 +1,5 @@
 // A head, put together: checkpoint, placement, cluster with its local workers, trunk, tokenizer. `serve`
-// opens it step by step; `generate`, `score` and `bench` open it whole.
+// opens it step by step; the others open it whole.
 #pragma once
 
 #include <memory>
@@ -10,6 +10,7 @@
 #include "cli/compute.h"
 #include "cli/drafting.h"
 #include "cli/options.h"
+#include "coordinator/engine.h"
 #include "coordinator/sampling_defaults.h"
 #include "coordinator/tokenizer.h"
 #include "model/checkpoint.h"
@@ -45,11 +46,12 @@ class Head {
   const Checkpoint& checkpoint() const { return *checkpoint_; }
   const ContractOptions& contract() const { return contract_; }
   const Compute& compute() const { return compute_; }
-  // What the controller may do with what the trunk loads.
-  const SpeculationPolicy& speculation() const { return drafting_.policy; }
   // Null when the directory holds no tokenizer.json; tokenizer_status() says why.
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   const absl::Status& tokenizer_status() const { return tokenizer_status_; }
+  // How the flags let an engine schedule, and what it is made from but for its trunk, which outlives it.
+  SchedulerOptions scheduling() const;
+  Engine::Parts EngineParts(Trunk* trunk) const;
   // Null before Load.
   LocalTrunk* trunk() { return trunk_.get(); }
   // What trunk()->info() is or will be.

@@ -8,6 +8,14 @@
 
 namespace paceline::cli {
 
+std::optional<int64_t> DecimalNumber(std::string_view text) {
+  int64_t value = 0;
+  const char* const end = text.data() + text.size();
+  const auto read = std::from_chars(text.data(), end, value);
+  if (read.ec != std::errc() || read.ptr != end) return std::nullopt;
+  return value;
+}
+
 CLI::Validator Whole(int64_t low, int64_t high) {
   return CLI::Validator(
       [low, high](std::string& text) {
@@ -108,26 +116,24 @@ static void AddModelOptions(CLI::App* app, ModelOptions& options) {
 CLI::Validator AutoOffOr(int64_t low, int64_t high) {
   return CLI::Validator(
       [low, high](std::string& value) {
-        int64_t depth = 0;
         if (value == "auto" || value == "off") return std::string();
-        if (CLI::detail::lexical_cast(value, depth) && depth >= low && depth <= high) return std::string();
+        const std::optional<int64_t> depth = DecimalNumber(value);
+        if (depth && *depth >= low && *depth <= high) return std::string();
         return "expected auto, off, or a number from " + std::to_string(low) + " to " + std::to_string(high) +
                ", got '" + value + "'";
       },
       "");
 }
 
-void AddMtpFormat(CLI::App* app, DraftingFlags& flags) {
-  Group(app, kDrafting)
-      .Choice("mtp-format", flags.mtp_format, {"int4", "stored"},
-              "Format of the drafting layer; int4 is made at load");
+void AddMtpFormat(CLI::App* app, DraftingFlags& flags, const std::string& help) {
+  Group(app, kDrafting).Choice("mtp-format", flags.mtp_format, {"int4", "stored"}, help);
 }
 
 void AddDrafters(CLI::App* app, DraftingFlags& flags) {
   Group group(app, kDrafting);
   group.Choice("drafter", flags.drafter, {"auto", "mtp", "suffix"},
                "The model's own layer, or what followed the same words before; auto: the one that pays");
-  AddMtpFormat(app, flags);
+  AddMtpFormat(app, flags, "Format of the drafting layer; int4 is made at load");
   group.Choice("mtp-tap", flags.mtp_tap, {"post-norm", "pre-norm"},
                "Hidden state that the drafting layer sees: after or before the final norm");
   group
@@ -145,8 +151,8 @@ void AddDrafters(CLI::App* app, DraftingFlags& flags) {
       ->option_text("N|all|FILE [32768]");
 }
 
-void AddDraft(CLI::App* app, DraftingFlags& flags) {
-  Group(app, kDrafting)
+CLI::Option* AddDraft(CLI::App* app, DraftingFlags& flags) {
+  return Group(app, kDrafting)
       .AddDefault("draft", flags.draft, "Tokens drafted per step; auto: what pays, off without an MTP layer")
       ->check(AutoOffOr(0, kMaxDraft))
       ->option_text("auto|off|K [" + flags.draft + "]");
@@ -217,8 +223,8 @@ Sources AddPrompt(CLI::App* app, PromptOptions& prompt, bool required) {
   return sources;
 }
 
-void AddJson(CLI::App* app, bool& json) {
-  Group(app, "Output").Flag("json", json, "One JSON object on stdout");
+CLI::Option* AddJson(CLI::App* app, bool& json) {
+  return Group(app, "Output").Flag("json", json, "One JSON object on stdout");
 }
 
 }  // namespace paceline::cli

@@ -75,11 +75,11 @@ void AddModelArgument(CLI::App* app, std::string& model, const char* help);
 void AddCompute(CLI::App* app, ComputeOptions& compute);
 // The model argument and everything a head is made from, drafting aside.
 void AddHead(CLI::App* app, HeadOptions& head, const char* model_help);
-void AddMtpFormat(CLI::App* app, DraftingFlags& flags);
+void AddMtpFormat(CLI::App* app, DraftingFlags& flags, const std::string& help);
 // How the head drafts, but for the depth.
 void AddDrafters(CLI::App* app, DraftingFlags& flags);
-void AddDraft(CLI::App* app, DraftingFlags& flags);
-void AddJson(CLI::App* app, bool& json);
+CLI::Option* AddDraft(CLI::App* app, DraftingFlags& flags);
+CLI::Option* AddJson(CLI::App* app, bool& json);
 
 // Flags of which one is given.
 using Sources = std::vector<CLI::Option*>;

@@ -16,6 +16,9 @@ namespace paceline::cli {
 namespace {
 
 constexpr int kHelpColumn = 34;
+// Of --draft where it is the depth of a measurement: PACELINE_DRAFT=auto, meant for heads, would be refused
+// there, and by every other command with it, for the parser reads the twins of all.
+constexpr char kNoTwin[] = "";
 
 void AddServe(CLI::App* app, ServeOptions& serve) {
   AddHead(app, serve.head, "Directory of a Hugging Face checkpoint");
@@ -90,10 +93,11 @@ bool ReadBias(const std::string& text, std::pair<int32_t, double>& entry) {
          CLI::detail::lexical_cast(text.substr(equals + 1), entry.second) && std::isfinite(entry.second);
 }
 
-Sources AddGenerate(CLI::App* app, GenerateOptions& generate, std::vector<std::string>& logit_bias) {
+Sources AddGenerate(CLI::App* app, GenerateOptions& generate, std::vector<std::string>& logit_bias,
+                    CLI::Option*& draft) {
   Sources sources = AddPrompt(app, generate.prompt);
   AddHead(app, generate.head, "Directory of a checkpoint, or grpc://HOST:PORT of a running head");
-  AddDraft(app, generate.head.drafting);
+  draft = AddDraft(app, generate.head.drafting);
   AddDrafters(app, generate.head.drafting);
   Group group(app, "Sampling");
   group.Add("max-tokens", generate.max_tokens, "Tokens at most; default: what is left of the context")
@@ -155,7 +159,8 @@ Sources AddGenerate(CLI::App* app, GenerateOptions& generate, std::vector<std::s
 void AddScore(CLI::App* app, ScoreOptions& score) {
   AddHead(app, score.head, "Directory of a checkpoint");
   score.head.drafting.draft = "off";  // it draws no tokens; --drafts runs the layer by itself
-  AddMtpFormat(app, score.head.drafting);
+  score.head.drafting.mtp_format = "stored";
+  AddMtpFormat(app, score.head.drafting, "Format of the drafting layer; --drafts takes it as stored only");
   Group group(app, "Scoring");
   group.Add("tokens-json", score.tokens_json, "A file holding a JSON array of token ids")
       ->required()
@@ -165,6 +170,14 @@ void AddScore(CLI::App* app, ScoreOptions& score) {
       ->check(Whole(0, 16))
       ->option_text("K [0]");
   AddJson(app, score.json);
+  app->callback([&score] {
+    if (score.drafts > 0 && score.head.drafting.mtp_format != "stored") {
+      throw CLI::ValidationError("--mtp-format",
+                                 "--drafts shows what the layer says as it is stored; leave " +
+                                     score.head.drafting.mtp_format +
+                                     " out, or see its drafts accepted with `paceline bench draft`");
+    }
+  });
 }
 
 void AddBenchLink(CLI::App* app, BenchLinkOptions& bench) {
@@ -182,8 +195,17 @@ void AddBenchLink(CLI::App* app, BenchLinkOptions& bench) {
 void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   AddHead(app, bench.head, "Directory of a checkpoint");
   bench.head.drafting.draft = "off";
-  AddDraft(app, bench.head.drafting);
-  AddDrafters(app, bench.head.drafting);
+  Group(app, kDrafting)
+      .Add("draft", bench.head.drafting.draft, "Steps here never draft: see `paceline bench draft`")
+      ->check(CLI::Validator(
+          [](std::string& value) {
+            return value == "off" || value == "0"
+                       ? std::string()
+                       : "expected off, got '" + value + "': `paceline bench draft` measures drafting";
+          },
+          ""))
+      ->option_text("off")
+      ->envname(kNoTwin);
   Group measuring(app, "Measuring");
   measuring.Add("rows", bench.rows, "Rows per step, comma separated")
       ->delimiter(',')
@@ -195,21 +217,30 @@ void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   AddJson(app, bench.json);
 }
 
-Sources AddBenchDraft(CLI::App* app, BenchDraftOptions& bench) {
+// `depth`: what --draft says; `depths`: it and --depths.
+Sources AddBenchDraft(CLI::App* app, BenchDraftOptions& bench, std::string& depth, Sources& depths) {
   Sources sources = AddPrompt(app, bench.prompt, /*required=*/false);
   AddHead(app, bench.head, "Directory of a checkpoint");
   AddDrafters(app, bench.head.drafting);
   Group measuring(app, "Measuring");
+  depths.push_back(Group(app, kDrafting)
+                       .Add("draft", depth, "One depth beside plain decoding, in place of --depths")
+                       ->envname(kNoTwin)
+                       ->check(AutoOffOr(0, kMaxDraft))
+                       ->option_text("auto|off|K"));
   bench.depths = {"0", "1", "2", "3", "4", "5", "6", "auto"};
-  measuring.Add("depths", bench.depths, "Depths to compare, comma separated; 0: plain")
-      ->delimiter(',')
-      ->check(CLI::Validator(
-          [](std::string& value) {
-            return value == "off" ? "expected 0 for plain decoding, got 'off'" : std::string();
-          },
-          ""))
-      ->check(AutoOffOr(0, kMaxDraft))
-      ->option_text("K,K,..,auto [0,1,2,3,4,5,6,auto]");
+  depths.push_back(
+      measuring
+          .Add("depths", bench.depths,
+               "Depths to compare, comma separated; 0: plain; auto: measures first what steps cost")
+          ->delimiter(',')
+          ->check(CLI::Validator(
+              [](std::string& value) {
+                return value == "off" ? "expected 0 for plain decoding, got 'off'" : std::string();
+              },
+              ""))
+          ->check(AutoOffOr(0, kMaxDraft))
+          ->option_text("K,K,..,auto [0,1,2,3,4,5,6,auto]"));
   measuring
       .Add("assume-acceptance", bench.head.drafting.assume_acceptance,
            "Take a draft for right with this probability; by default what the model says")
@@ -217,7 +248,7 @@ Sources AddBenchDraft(CLI::App* app, BenchDraftOptions& bench) {
       ->option_text("P");
   measuring.AddDefault("tokens", bench.tokens, "Tokens of one measurement")
       ->check(Whole(2, 1 << 20))
-      ->option_text("N [128]");
+      ->option_text("N [512]");
   measuring.AddDefault("rounds", bench.rounds, "Measurements of each depth; the median counts")
       ->check(Whole(1, 1 << 20))
       ->option_text("R [3]");
@@ -232,6 +263,7 @@ Sources AddVerify(CLI::App* app, VerifyOptions& verify) {
   verify.head.drafting.draft = "4";
   Group(app, kDrafting)
       .AddDefault("draft", verify.depth, "Tokens drafted per step in the drafted runs")
+      ->envname(kNoTwin)
       ->check(Whole(1, kMaxDraft))
       ->option_text("K [4]");
   AddDrafters(app, verify.head.drafting);
@@ -274,13 +306,20 @@ Sources AddTokenize(CLI::App* app, TokenizeOptions& tokenize, bool& no_parse_spe
   return sources;
 }
 
-void AddStatus(CLI::App* app, StatusOptions& status) {
+Sources AddStatus(CLI::App* app, StatusOptions& status) {
   app->add_option("url", status.url, "The head's gRPC address")
       ->envname("PACELINE_URL")
       ->option_text("grpc://HOST:PORT [grpc://127.0.0.1:50051]")
       ->group("Arguments");
-  AddJson(app, status.json);
-  app->add_flag("--metrics", status.metrics, "Print counters in Prometheus' text format instead");
+  CLI::Option* json = AddJson(app, status.json);
+  CLI::Option* metrics =
+      Group(app, "Output")
+          .Flag("metrics", status.metrics, "Counters in Prometheus' text format, nothing else");
+  app->callback([&status] {
+    if (status.json && status.metrics)
+      throw CLI::ValidationError("--metrics", "is a format of its own; give --json or --metrics, not both");
+  });
+  return {json, metrics};
 }
 
 void AddSynth(CLI::App* app, SynthOptions& synth) {
@@ -323,6 +362,8 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   BenchStepOptions bench_step;
   BenchDraftOptions bench_draft;
   BenchLinkOptions bench_link;
+  std::string bench_depth;
+  Sources bench_depths;
   std::vector<std::string> logit_bias;
   TokenizeOptions tokenize;
   StatusOptions status;
@@ -350,14 +391,16 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* synth_app = root.add_subcommand("synth", "Make a random checkpoint with a real model's shapes");
   AddServe(serve_app, serve);
   AddWorker(worker_app, worker, worker_insecure_links);
-  PreferFlags(AddGenerate(generate_app, generate, logit_bias), argc, argv);
+  CLI::Option* generate_draft = nullptr;
+  PreferFlags(AddGenerate(generate_app, generate, logit_bias, generate_draft), argc, argv);
   AddScore(score_app, score);
   PreferFlags(AddVerify(verify_app, verify), argc, argv);
   AddBenchStep(step_app, bench_step);
-  PreferFlags(AddBenchDraft(draft_app, bench_draft), argc, argv);
+  PreferFlags(AddBenchDraft(draft_app, bench_draft, bench_depth, bench_depths), argc, argv);
+  PreferFlags(bench_depths, argc, argv);
   AddBenchLink(link_app, bench_link);
   PreferFlags(AddTokenize(tokenize_app, tokenize, no_parse_special), argc, argv);
-  AddStatus(status_app, status);
+  PreferFlags(AddStatus(status_app, status), argc, argv);
   AddSynth(synth_app, synth);
 
   Parsed parsed;
@@ -368,6 +411,8 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
                               : *verify_app ? MeantForADirectory(verify_app, verify.head.model, argc, argv)
                                             : "";
     if (!wrong.empty()) throw CLI::ValidationError(wrong);
+    if (*draft_app && Given(bench_depths) > 1)
+      throw CLI::ValidationError("--draft", "is one depth, --depths are several: give one of the two");
     if (*generate_app && generate.sampling.acceptance == "rejection" && generate.sampling.seed) {
       throw CLI::ValidationError(
           "--acceptance rejection",
@@ -389,6 +434,8 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
     parsed.err = UsageError(&root, error.what());
     return parsed;
   }
+  generate.head.drafting.draft_given = generate_draft->count() > 0;
+  if (!bench_depth.empty()) bench_draft.depths = {bench_depth == "off" ? "0" : bench_depth};
   for (const std::string& entry : logit_bias) ReadBias(entry, generate.sampling.logit_bias.emplace_back());
   if (*serve_app) parsed.invocation = serve;
   if (*worker_app) parsed.invocation = worker;

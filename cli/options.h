@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -43,6 +44,7 @@ struct ModelOptions {
 // Who guesses tokens, and how many a step verifies. Not flags of every command; `score` drafts by itself.
 struct DraftingFlags {
   std::string draft = "auto";         // auto, off, or a number from 0 to 8
+  bool draft_given = false;           // by the flag or its twin; `draft` is else the default
   std::string drafter = "auto";       // auto, mtp, suffix
   std::string mtp_format = "int4";    // int4, stored
   std::string mtp_tap = "post-norm";  // post-norm, pre-norm
@@ -145,7 +147,7 @@ struct BenchDraftOptions {
   HeadOptions head;
   PromptOptions prompt;             // none: one that is built in
   std::vector<std::string> depths;  // numbers and "auto"
-  int64_t tokens = 128;             // of one measurement
+  int64_t tokens = 512;             // of one measurement
   int rounds = 3;
   bool json = false;
 };
@@ -186,6 +188,9 @@ struct Parsed {
   std::string out;  // for stdout
   std::string err;  // for stderr
 };
+
+// A whole number in decimal digits, nothing before or behind it: what flags that also take words mean by one.
+std::optional<int64_t> DecimalNumber(std::string_view text);
 
 // Reads the command line and the environment. Prints nothing, exits never.
 Parsed ParseCommandLine(int argc, const char* const* argv);

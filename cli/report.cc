@@ -31,7 +31,9 @@ nlohmann::json SpeculationJson(const SpeculationStats& stats) {
           {"steps", stats.steps},
           {"drafted", stats.drafted},
           {"accepted", stats.accepted},
+          {"drafted_per_position", stats.drafted_per_position},
           {"accepted_per_position", stats.accepted_per_position},
+          {"acceptance_per_position", AcceptancePerPosition(stats)},
           {"decode_steps", stats.decode_steps},
           {"histogram", stats.acceptance_histogram},
           {"per_source", PerSourceJson(stats)}};
@@ -43,18 +45,30 @@ nlohmann::json DistinctExpertsJson(const std::vector<ExpertHistogram>& layers) {
   return out;
 }
 
+std::vector<double> AcceptancePerPosition(const SpeculationStats& stats) {
+  std::vector<double> shares;
+  const size_t depths = std::min(stats.drafted_per_position.size(), stats.accepted_per_position.size());
+  for (size_t i = 0; i < depths && stats.drafted_per_position[i] > 0; ++i) {
+    shares.push_back(static_cast<double>(stats.accepted_per_position[i]) /
+                     static_cast<double>(stats.drafted_per_position[i]));
+  }
+  return shares;
+}
+
+std::string AcceptanceText(const SpeculationStats& stats) {
+  std::string text;
+  for (const double share : AcceptancePerPosition(stats))
+    absl::StrAppendFormat(&text, "%s%.2f", text.empty() ? "" : " ", share);
+  return text.empty() ? "-" : text;
+}
+
 std::string SpeculationLine(const SpeculationStats& stats, int64_t tokens) {
   if (stats.drafted == 0) return {};
-  std::string positions;
-  for (const int64_t n : stats.accepted_per_position) {
-    absl::StrAppendFormat(&positions, "%s%.2f", positions.empty() ? "" : " ",
-                          static_cast<double>(n) / static_cast<double>(stats.steps));
-  }
   const double steps = static_cast<double>(std::max<int64_t>(1, stats.decode_steps));
   return absl::StrFormat(
       "%s: %.2f tokens per step, %d of %d drafts accepted (%.0f %%; by position %s), %d steps", stats.method,
       static_cast<double>(tokens) / steps, stats.accepted, stats.drafted,
-      100 * static_cast<double>(stats.accepted) / static_cast<double>(stats.drafted), positions,
+      100 * static_cast<double>(stats.accepted) / static_cast<double>(stats.drafted), AcceptanceText(stats),
       stats.decode_steps);
 }
 

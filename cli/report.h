@@ -2,6 +2,9 @@
 // same fp32.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "base/step.h"
 #include "cli/head.h"
 #include "coordinator/engine.h"
@@ -25,7 +28,13 @@ nlohmann::json PerSourceJson(const SpeculationStats& stats);
 nlohmann::json SpeculationJson(const SpeculationStats& stats);
 // {"bounds": [..], "layers": [[steps with at most bounds[0] experts, .., with more than the last], ..]}.
 nlohmann::json DistinctExpertsJson(const std::vector<ExpertHistogram>& layers);
-// "mtp: 1.9 tokens per step, 40 of 80 drafts accepted (0.7 0.4), 41 steps"; empty when nothing was drafted.
+// [position in the draft] accepted of the drafts that were made at that position. Empty when nothing was
+// drafted, or the head that counted does not say how deep.
+std::vector<double> AcceptancePerPosition(const SpeculationStats& stats);
+// The same for people: "0.70 0.40", "-" for none.
+std::string AcceptanceText(const SpeculationStats& stats);
+// "mtp: 1.90 tokens per step, 40 of 80 drafts accepted (50 %; by position 0.70 0.30), 41 steps"; empty when
+// nothing was drafted.
 std::string SpeculationLine(const SpeculationStats& stats, int64_t tokens);
 
 // Bytes of both directions per layer exchange, 0 without workers.

@@ -79,14 +79,7 @@ absl::Status Serve(const ServeOptions& options) {
   }
 
   DeferredTrunk trunk(head->info());
-  SchedulerOptions scheduling;
-  scheduling.prefill_chunk = options.head.options.prefill_chunk;
-  scheduling.speculation = head->speculation();
-  Engine engine({.trunk = &trunk,
-                 .tokenizer = head->tokenizer(),
-                 .cluster = &head->cluster(),
-                 .log = [](const std::string& line) { StdErr().Line(line); }},
-                head->defaults(), scheduling);
+  Engine engine(head->EngineParts(&trunk), head->defaults(), head->scheduling());
   ApiServer api(engine, head->cluster());
   ASSIGN_OR_RETURN(const int grpc_port, api.Start(options.host, options.grpc_port));
   StdErr().Line(absl::StrCat("serving ", head->model_name(), " on ", options.nodes,

@@ -96,6 +96,7 @@ class Questions {
   const Prompt prompt_;
 };
 
+constexpr char kDrafted[] = "drafted";
 constexpr bool kBoth[] = {false, true};
 std::string Named(const char* what, bool seeded) {
   return absl::StrCat(what, seeded ? "-seeded" : "-greedy");
@@ -128,7 +129,7 @@ absl::Status CompareHere(const Runner& run, const Questions& questions, const Pl
                          std::vector<Comparison>& out) {
   for (const bool seeded : kBoth) {
     ASSIGN_OR_RETURN(const GenerationResult drafted, RunOne(run, questions.Drafted(seeded)));
-    Comparison comparison = Compare(Named("drafted", seeded), plain.of[seeded], drafted.tokens);
+    Comparison comparison = Compare(Named(kDrafted, seeded), plain.of[seeded], drafted.tokens);
     comparison.speculation = drafted.end.speculation;
     out.push_back(std::move(comparison));
   }
@@ -142,30 +143,41 @@ absl::Status CompareHere(const Runner& run, const Questions& questions, const Pl
   return absl::OkStatus();
 }
 
-// Equal runs of which none verified a draft prove nothing about drafting.
-absl::Status CheckDrafted(const std::vector<Comparison>& comparisons, const std::string& why) {
-  int64_t drafted = 0;
-  for (const Comparison& c : comparisons) drafted += c.speculation.drafted;
-  if (drafted > 0) return absl::OkStatus();
-  return Error(errors::kModelUnsupported, absl::StrCat("nothing was drafted, so there is nothing to verify",
-                                                       why.empty() ? "" : absl::StrCat(": ", why)));
+struct Verified {
+  std::vector<Comparison> comparisons;
+  std::string refusal;  // why the head drafts nothing, where it says so
+};
+
+// Equal runs prove nothing about drafting where one that should draft verified no draft.
+absl::Status CheckDrafted(const Verified& verified) {
+  for (const bool seeded : kBoth) {
+    for (const Comparison& c : verified.comparisons) {
+      if (c.name != Named(kDrafted, seeded) || c.speculation.drafted > 0) continue;
+      return Error(errors::kModelUnsupported,
+                   absl::StrCat(c.name, ": nothing was drafted, so there is nothing to verify",
+                                verified.refusal.empty() ? "" : absl::StrCat(": ", verified.refusal)));
+    }
+  }
+  return absl::OkStatus();
 }
 
-// Opens the model on `workers` local workers and hands a runner to `use`.
+// Opens the model on `workers` local workers, as the flags place it on several ranks, and hands a runner to
+// `use`.
 absl::Status WithHead(const VerifyOptions& options, int workers,
                       const std::function<absl::Status(Head&, const Runner&)>& use) {
   HeadConfig config;
   config.options = options.head;
   config.options.cluster.local_workers = workers;
+  if (workers == 0) {
+    // Of rules for several ranks one rank can keep none.
+    config.options.cluster.placement = "contiguous";
+    config.options.cluster.head_split = false;
+  }
   config.nodes = 1 + workers;
   config.slots = 1 + kCompanions;
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(config));
   RETURN_IF_ERROR(head->Load(kLocalPatience));
-  SchedulerOptions scheduling;
-  scheduling.prefill_chunk = options.head.options.prefill_chunk;
-  scheduling.speculation = head->speculation();
-  Engine engine({.trunk = head->trunk(), .tokenizer = head->tokenizer(), .cluster = &head->cluster()},
-                head->defaults(), scheduling);
+  Engine engine(head->EngineParts(head->trunk()), head->defaults(), head->scheduling());
   engine.Start();
   const absl::Status used = use(*head, [&engine](std::vector<GenerateRequest> requests) {
     return AllAtOnce(std::move(requests), [&engine](GenerateRequest request) {
@@ -181,8 +193,9 @@ absl::StatusOr<Prompt> PromptOr(const VerifyOptions& options, const Tokenizer* t
   return BuiltInPrompt(tokenizer, vocab);
 }
 
-absl::StatusOr<std::vector<Comparison>> VerifyHere(const VerifyOptions& options) {
-  std::vector<Comparison> comparisons;
+absl::StatusOr<Verified> VerifyHere(const VerifyOptions& options) {
+  Verified verified;
+  std::vector<Comparison>& comparisons = verified.comparisons;
   std::optional<PlainRuns> many;
   std::optional<Prompt> prompt;
   const int workers = options.head.cluster.local_workers;
@@ -190,10 +203,10 @@ absl::StatusOr<std::vector<Comparison>> VerifyHere(const VerifyOptions& options)
     ASSIGN_OR_RETURN(prompt, PromptOr(options, head.tokenizer(), head.checkpoint().config().vocab));
     const Questions questions(options, *prompt);
     ASSIGN_OR_RETURN(many, RunPlain(run, questions));
-    RETURN_IF_ERROR(CompareHere(run, questions, *many, comparisons));
-    return CheckDrafted(comparisons, head.trunk()->info().draft_refusal);
+    verified.refusal = head.trunk()->info().draft_refusal;
+    return CompareHere(run, questions, *many, comparisons);
   }));
-  if (workers == 0) return comparisons;  // one rank is all there is
+  if (workers == 0) return verified;  // one rank is all there is
   // In turn, so that two copies of a model never stand in memory together.
   RETURN_IF_ERROR(WithHead(options, 0, [&](Head&, const Runner& run) -> absl::Status {
     ASSIGN_OR_RETURN(const PlainRuns one, RunPlain(run, Questions(options, *prompt)));
@@ -201,10 +214,10 @@ absl::StatusOr<std::vector<Comparison>> VerifyHere(const VerifyOptions& options)
       comparisons.push_back(Compare(Named("ranks", seeded), one.of[seeded], many->of[seeded]));
     return absl::OkStatus();
   }));
-  return comparisons;
+  return verified;
 }
 
-absl::StatusOr<std::vector<Comparison>> VerifyThere(const VerifyOptions& options) {
+absl::StatusOr<Verified> VerifyThere(const VerifyOptions& options) {
   ASSIGN_OR_RETURN(const std::string address, AddressOfUrl(options.head.model));
   ApiClient client(address);
   Prompt prompt;
@@ -222,29 +235,33 @@ absl::StatusOr<std::vector<Comparison>> VerifyThere(const VerifyOptions& options
       return client.Generate(std::move(request), GoOn);
     });
   };
-  std::vector<Comparison> comparisons;
+  Verified verified;
+  verified.refusal = "see how the head was started";
   ASSIGN_OR_RETURN(const PlainRuns plain, RunPlain(run, questions));
-  RETURN_IF_ERROR(CompareHere(run, questions, plain, comparisons));
-  RETURN_IF_ERROR(CheckDrafted(comparisons, "the head drafts for nobody"));
-  return comparisons;
+  RETURN_IF_ERROR(CompareHere(run, questions, plain, verified.comparisons));
+  return verified;
 }
 
 }  // namespace
 
 int Run(const VerifyOptions& options) {
-  const absl::StatusOr<std::vector<Comparison>> comparisons =
+  const absl::StatusOr<Verified> verified =
       IsGrpcUrl(options.head.model) ? VerifyThere(options) : VerifyHere(options);
-  if (!comparisons.ok()) {
-    if (StopRequested()) return SignalStatus();
-    StdErr().Fail(comparisons.status());
+  if (!verified.ok() && StopRequested()) return SignalStatus();
+  // A difference that was found is said, whatever else was left unproved.
+  absl::Status proof = verified.status();
+  if (verified.ok() && AllEqual(verified->comparisons)) proof = CheckDrafted(*verified);
+  if (!proof.ok()) {
+    StdErr().Fail(proof);
     return kCouldNotRun;
   }
+  const std::vector<Comparison>& comparisons = verified->comparisons;
   if (options.json) {
-    std::printf("%s\n", ComparisonsJson(*comparisons).dump().c_str());
+    std::printf("%s\n", ComparisonsJson(comparisons).dump().c_str());
   } else {
-    std::fputs(ComparisonsTable(*comparisons).c_str(), stdout);
+    std::fputs(ComparisonsTable(comparisons).c_str(), stdout);
   }
-  return AllEqual(*comparisons) ? kEqual : kDifferent;
+  return AllEqual(comparisons) ? kEqual : kDifferent;
 }
 
 }  // namespace paceline::cli

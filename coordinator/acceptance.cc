@@ -66,9 +66,6 @@ void DepthAcceptance::Weigh(Change* change, double now, double other, bool accep
 }
 
 void DepthAcceptance::Count(int32_t drafted, int32_t accepted, double keep) {
-  const double now = std::clamp(Rates(0)[0], kLeast, kMost);
-  Weigh(&drop_, now, now * kChange, accepted > 0);
-  Weigh(&rise_, now, 1.0 - (1.0 - now) * kChange, accepted > 0);
   for (int32_t i = 0; i < kMaxDraft; ++i) {
     Counts& depth = depths_[static_cast<size_t>(i)];
     depth.yes *= keep;
@@ -89,7 +86,10 @@ void DepthAcceptance::Fade(const DepthAcceptance& prior, double keep) {
   }
 }
 
-bool DepthAcceptance::Turned() {
+bool DepthAcceptance::Turned(bool first_accepted) {
+  const double now = std::clamp(Rates(0)[0], kLeast, kMost);
+  Weigh(&drop_, now, now * kChange, first_accepted);
+  Weigh(&rise_, now, 1.0 - (1.0 - now) * kChange, first_accepted);
   if (std::max(drop_.evidence, rise_.evidence) <= kConviction) return false;
   const Counts seen = drop_.evidence > kConviction ? drop_.seen : rise_.seen;
   depths_.fill({});

@@ -26,9 +26,9 @@ class DepthAcceptance {
   void Count(int32_t drafted, int32_t accepted, double keep);
   // A step in which nothing was drafted: forgets towards `prior`, taken for one draft.
   void Fade(const DepthAcceptance& prior, double keep);
-  // Whether the first draft's rate has changed with the step just counted, to be asked once after each. If
-  // so, all from before the change is forgotten.
-  bool Turned();
+  // To be asked before a step is counted: whether its first draft convinces that the rate is no longer what
+  // was believed. If so, all from before the change is forgotten, and the step has been counted.
+  bool Turned(bool first_accepted);
   // [i] the probability that drafts 0..i are all accepted, every depth `deviations` standard deviations above
   // its mean.
   std::array<double, kMaxDraft> Survival(double deviations = 0) const;

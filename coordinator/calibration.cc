@@ -12,13 +12,16 @@ namespace paceline {
 namespace {
 
 constexpr double kBudgetSeconds = 1.5;
-constexpr int kRepeats = 3;  // of which the middle counts
+constexpr double kBudgetOfOne = 0.75;  // of which for one sequence alone
+constexpr int kRounds = 5;             // over all depths; of each the lower middle counts
 constexpr int32_t kPromptTokens = 8;
 constexpr uint64_t kSeed = 0x63616C6962726174;  // any; the same tokens at every start
 // Rows per sequence less one. Few sequences, the commonest batches, are measured at every depth.
 constexpr int32_t kFew = 4;
-constexpr std::array<int32_t, 5> kDepths = {0, 1, 2, 4, 8};
-constexpr std::array<int32_t, 4> kDepthsBetween = {3, 5, 6, 7};
+constexpr std::array<int32_t, 9> kDepths = {0, 1, 4, 8, 2, 6, 3, 5, 7};
+constexpr size_t kCoarse = 5;  // the first of these, where there are more sequences
+// The first of these are measured of one sequence, however long it takes: a curve has no fewer.
+constexpr size_t kLeast = 3;
 
 class Calibration {
  public:
@@ -28,13 +31,10 @@ class Calibration {
   ~Calibration() { Close(); }
 
   absl::StatusOr<std::vector<StepCost>> Run() {
-    for (int32_t batch = 1; batch <= limits_.sequences && !exhausted(); batch *= 2) {
+    for (int32_t batch = 1; batch <= limits_.sequences && (batch == 1 || !exhausted()); batch *= 2) {
       RETURN_IF_ERROR(Open(batch));
       if (spent_ == 0) break;  // nobody holds a watch
-      for (const int32_t depth : kDepths) RETURN_IF_ERROR(Measure(depth));
-      for (const int32_t depth : kDepthsBetween) {
-        if (batch <= kFew) RETURN_IF_ERROR(Measure(depth));
-      }
+      RETURN_IF_ERROR(MeasureBatch(batch));
       Close();
     }
     return std::move(costs_);
@@ -91,36 +91,74 @@ class Calibration {
     members_.clear();
   }
 
-  absl::Status Measure(int32_t depth) {
-    const auto batch = static_cast<int32_t>(members_.size());
-    if (batch == 0 || int64_t{batch} * (1 + depth) > limits_.rows) return absl::OkStatus();
-    std::vector<StepCost> seen;
-    for (int i = 0; i < kRepeats && !exhausted(); ++i) {
-      StepPlan plan;
-      for (const Member& member : members_) {
-        if (member.end + depth >= std::min<int64_t>(kPagePositions, trunk_.info().context))
-          return absl::OkStatus();
-        SequenceRows& rows = plan.sequences.emplace_back(member.rows);
-        rows.first_position = member.end;
-        rows.tokens = {member.last};
-        rows.drafter = depth > 0 ? DraftSource::kMtp : DraftSource::kNone;
-        rows.draft_depth = depth;
-      }
-      ASSIGN_OR_RETURN(const StepResult result, Step(std::move(plan)));
-      bool whole = result.run_s > 0;
-      for (size_t m = 0; m < members_.size(); ++m) {
-        const SequenceResult& got = result.sequences[m];
-        whole &= got.drafted == depth;  // a drafter may offer less
-        members_[m].end += static_cast<int64_t>(got.rows.size());
-        members_[m].last = got.rows.back().token;
-      }
-      if (whole) seen.push_back({batch, depth, result.run_s, result.draft_s});
+  // Round after round over all depths, so that a spell of other load falls on all of them alike.
+  absl::Status MeasureBatch(int32_t batch) {
+    const size_t depths = batch <= kFew ? kDepths.size() : kCoarse;
+    std::array<std::vector<StepCost>, kDepths.size()> seen;
+    if (batch == 1) {
+      // The first steps meet cold caches, and buffers that are not there yet.
+      for (const size_t i : {kLeast - 1, size_t{0}}) RETURN_IF_ERROR(Measure(batch, kDepths[i], nullptr));
     }
-    if (seen.empty()) return absl::OkStatus();
-    std::sort(seen.begin(), seen.end(),
-              [](const StepCost& a, const StepCost& b) { return a.run_s + a.draft_s < b.run_s + b.draft_s; });
-    // Of two the first: what delays a step only ever adds.
-    costs_.push_back(seen[(seen.size() - 1) / 2]);
+    for (int round = 0; round < kRounds; ++round) {
+      if (batch == 1 && round > 0 && spent_ >= kBudgetOfOne) break;
+      for (size_t i = 0; i < depths; ++i) {
+        const bool needed = batch == 1 && round == 0 && i < kLeast;
+        if (needed || !exhausted()) RETURN_IF_ERROR(Measure(batch, kDepths[i], &seen[i]));
+      }
+    }
+    // One point is no curve: what would be made of it is worse than what other batches say.
+    const auto measured = std::count_if(seen.begin(), seen.end(), [](const auto& s) { return !s.empty(); });
+    if (measured < 2) return absl::OkStatus();
+    for (std::vector<StepCost>& steps : seen) {
+      if (steps.empty()) continue;
+      std::sort(steps.begin(), steps.end(), [](const StepCost& a, const StepCost& b) {
+        return a.run_s + a.draft_s < b.run_s + b.draft_s;
+      });
+      // Of two the first: what delays a step only ever adds.
+      costs_.push_back(steps[(steps.size() - 1) / 2]);
+    }
+    return absl::OkStatus();
+  }
+
+  // One step, added to `seen` unless that is null or the step is not what was wanted: a drafter may offer
+  // less.
+  absl::Status Measure(int32_t batch, int32_t depth, std::vector<StepCost>* seen) {
+    if (int64_t{batch} * (1 + depth) > limits_.rows) return absl::OkStatus();
+    if (!limits_.mtp && int64_t{batch} * (1 + depth) > limits_.prefill_chunk) return absl::OkStatus();
+    const int64_t room = std::min<int64_t>(kPagePositions, trunk_.info().context) - depth;
+    const auto full = [&] {
+      return members_.empty() ||
+             std::any_of(members_.begin(), members_.end(), [&](const Member& m) { return m.end >= room; });
+    };
+    if (full()) {
+      Close();
+      RETURN_IF_ERROR(Open(batch));
+      if (full()) return absl::OkStatus();  // a context that short, or too few pages
+    }
+    StepPlan plan;
+    for (const Member& member : members_) {
+      SequenceRows& rows = plan.sequences.emplace_back(member.rows);
+      rows.first_position = member.end;
+      rows.tokens = {member.last};
+      if (depth == 0) continue;
+      if (limits_.mtp) {
+        rows.drafter = DraftSource::kMtp;
+        rows.draft_depth = depth;
+      } else {
+        // Rows cost what rows cost: a piece of a prompt in place of verified drafts.
+        for (int32_t i = 0; i < depth; ++i) rows.tokens.push_back(RandomToken());
+        rows.prompt_tokens = member.end + 1 + depth;
+      }
+    }
+    ASSIGN_OR_RETURN(const StepResult result, Step(std::move(plan)));
+    bool whole = result.run_s > 0;
+    for (size_t m = 0; m < members_.size(); ++m) {
+      const SequenceResult& got = result.sequences[m];
+      whole &= got.drafted == (limits_.mtp ? depth : 0);
+      members_[m].end += static_cast<int64_t>(got.rows.size()) + (limits_.mtp ? 0 : depth);
+      members_[m].last = got.rows.back().token;
+    }
+    if (whole && seen != nullptr) seen->push_back({batch, depth, result.run_s, result.draft_s});
     return absl::OkStatus();
   }
 

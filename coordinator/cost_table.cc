@@ -1,4 +1,4 @@
-// Interpolated seeds, interpolated corrections.
+// Interpolated seeds, and a filter over what steps show.
 #include "coordinator/cost_table.h"
 
 #include <algorithm>
@@ -10,20 +10,30 @@
 namespace paceline {
 namespace {
 
-// How fast a cell follows what is observed, and how far one observation may pull it.
-constexpr double kRate = 0.1;
-// Less upwards, where a mistake would not be visited again.
-constexpr double kMaxDown = 1.5, kMaxUp = 1.2;
-// From so many observations on a cell is right, and what it sees further is drift that all cells share
-// (a longer context, a slower network), not its own shape.
-constexpr int64_t kMature = 8;
+// Standard deviations of logarithms, so of relative errors.
+// What is unknown of a cell before it is observed, where the start has measured the curve and where not.
+constexpr double kUnsure = 0.07, kGuessing = 0.3;
+// How much a cell may change between two observations while others are made: after a thousand it is nearly
+// as unsure as at first.
+constexpr double kFade = 0.001, kMostFaded = 0.1;
+// What is enough to judge other cells by this one: so many observations, the last not longer ago than so
+// many.
+constexpr int64_t kKnown = 3, kStale = 1000;
+// How many deviations hope takes off.
+constexpr double kHope = 0.3;
+// How much all steps become slower or faster from one to the next.
+constexpr double kDrift = 0.01;
+// A cell is never known better.
+constexpr double kSure = 0.003;
+// How steps of one kind differ, within which bounds it is learnt.
+constexpr double kLeastNoise = 0.02, kMostNoise = 0.25;
+constexpr double kNoiseRate = 0.02;
+// An observation so many deviations too slow counts only as the last of so many of its cell in a row: what
+// delays a step comes and goes. None is ever too fast without being so.
+constexpr double kSurprise = 3.0;
+constexpr int32_t kConfirmed = 4;
 
-// Of the first few the least: what delays a step only ever adds.
-double Typical(std::array<double, CostTable::kRecent> values, int64_t count) {
-  if (count < CostTable::kRecent) return *std::min_element(values.begin(), values.begin() + count);
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
+constexpr double Square(double x) { return x * x; }
 
 }  // namespace
 
@@ -83,54 +93,90 @@ int32_t CostTable::CellOf(int32_t batch, int32_t rows) {
   return batch + (rows - batch + width / 2) / width * width;
 }
 
-double CostTable::CorrectionAt(int32_t batch, int32_t rows) const {
-  if (corrections_.empty()) return 1.0;
-  auto curve = corrections_.lower_bound(batch);
-  if (curve == corrections_.end() || (curve->first != batch && curve != corrections_.begin() &&
-                                      batch - std::prev(curve)->first <= curve->first - batch)) {
+double CostTable::ShapeAt(int32_t batch, int32_t rows) const {
+  if (cells_.empty()) return 0.0;
+  auto curve = cells_.lower_bound(batch);
+  if (curve == cells_.end() || (curve->first != batch && curve != cells_.begin() &&
+                                batch - std::prev(curve)->first <= curve->first - batch)) {
     curve = std::prev(curve);
   }
-  const Corrections& cells = curve->second;
+  const Cells& cells = curve->second;
   const auto scaled = static_cast<int32_t>(int64_t{rows} * curve->first / batch);
   const auto above = cells.lower_bound(scaled);
-  if (above == cells.begin()) return above->second.factor;
+  if (above == cells.begin()) return above->second.shape;
   const auto low = std::prev(above);
-  if (above == cells.end()) return low->second.factor;
+  if (above == cells.end()) return low->second.shape;
   const double share =
       static_cast<double>(scaled - low->first) / static_cast<double>(above->first - low->first);
-  return low->second.factor + share * (above->second.factor - low->second.factor);
+  return low->second.shape + share * (above->second.shape - low->second.shape);
 }
 
+double CostTable::Unknown() const { return Square(seeds_.empty() ? kGuessing : kUnsure); }
+
+double CostTable::VarianceAt(int32_t batch, int32_t rows) const {
+  const Cell* cell = Find(batch, rows);
+  return cell == nullptr ? Unknown() : Aged(*cell);
+}
+
+const CostTable::Cell* CostTable::Find(int32_t batch, int32_t rows) const {
+  const auto curve = cells_.find(batch);
+  if (curve == cells_.end()) return nullptr;
+  const auto found = curve->second.find(CellOf(batch, rows));
+  return found == curve->second.end() ? nullptr : &found->second;
+}
+
+double CostTable::Aged(const Cell& cell) const {
+  const double most = std::max(cell.variance, Square(kMostFaded));
+  return std::min(most, cell.variance + static_cast<double>(now_ - cell.observed) * Square(kFade));
+}
+
+// A Kalman filter of two numbers per observation, the level and the cell, taken for independent: whichever is
+// less certain moves more. So a machine or a link that slows down moves the level under a cell well known,
+// and with it all depths alike; a cell that is new, or long not seen, takes the difference upon itself.
 void CostTable::Observe(int32_t batch, int32_t rows, double seconds) {
   CHECK_GE(batch, 1);
   CHECK_GE(rows, batch);
   if (!(seconds > 0) || !std::isfinite(seconds)) return;
-  const double seed = SeedAt(batch, rows);
-  if (seeds_.empty() && corrections_.empty()) {
-    corrections_[batch][CellOf(batch, rows)] = {seconds / seed, 1, {seconds / seed}};
-    return;
+  const double seen = std::log(seconds / SeedAt(batch, rows));
+  if (seeds_.empty() && cells_.empty()) level_ = seen;  // in units of its own until now
+  ++now_;
+  const double inherited = ShapeAt(batch, rows);
+  const auto [found, fresh] = cells_[batch].try_emplace(CellOf(batch, rows));
+  Cell& cell = found->second;
+  if (fresh) cell = {.shape = inherited, .variance = Unknown(), .observed = now_};
+  cell.variance = Aged(cell);
+  cell.observed = now_;
+  level_variance_ += Square(kDrift);
+  const double off = seen - level_ - cell.shape;
+  double spread = level_variance_ + cell.variance + noise_;
+  if (Square(off) > Square(kSurprise) * spread) {
+    if (off > 0 && ++cell.surprises < kConfirmed) return;
+    (cell.variance > level_variance_ ? cell.variance : level_variance_) += Square(off);
+    spread += Square(off);
+    cell.surprises = 0;
+  } else {
+    cell.surprises = 0;
+    noise_ =
+        std::clamp(noise_ + kNoiseRate * (Square(off) - spread), Square(kLeastNoise), Square(kMostNoise));
   }
-  const double inherited = CorrectionAt(batch, rows);
-  const auto [found, fresh] = corrections_[batch].try_emplace(CellOf(batch, rows));
-  Correction& cell = found->second;
-  if (fresh) cell.factor = inherited;
-  cell.recent[static_cast<size_t>(cell.observations % kRecent)] = seconds / seed;
   ++cell.observations;
-  if (cell.observations == 1) return;  // one alone may be an outlier
-  const double ratio = Typical(cell.recent, std::min<int64_t>(cell.observations, kRecent)) / cell.factor;
-  const double pull = std::clamp(ratio, 1.0 / kMaxDown, kMaxUp) - 1.0;
-  const double rate = std::max(kRate, 1.0 / static_cast<double>(cell.observations + 1));
-  cell.factor *= 1.0 + rate * pull;
-  if (cell.observations <= kMature) return;
-  for (auto& [other_batch, cells] : corrections_) {
-    for (auto& [other_rows, other] : cells) {
-      if (&other != &cell) other.factor *= 1.0 + 0.5 * kRate * pull;
-    }
-  }
+  level_ += level_variance_ / spread * off;
+  cell.shape += cell.variance / spread * off;
+  level_variance_ *= 1.0 - level_variance_ / spread;
+  cell.variance = std::max(Square(kSure), cell.variance * (1.0 - cell.variance / spread));
 }
 
 double CostTable::Estimate(int32_t batch, int32_t rows) const {
-  return SeedAt(batch, rows) * CorrectionAt(batch, rows);
+  return SeedAt(batch, rows) * std::exp(level_ + ShapeAt(batch, rows));
+}
+
+bool CostTable::Known(int32_t batch, int32_t rows) const {
+  const Cell* cell = Find(batch, rows);
+  return cell != nullptr && cell->observations >= kKnown && now_ - cell->observed < kStale;
+}
+
+double CostTable::Hopeful(int32_t batch, int32_t rows) const {
+  return Estimate(batch, rows) * std::exp(-kHope * std::sqrt(VarianceAt(batch, rows)));
 }
 
 }  // namespace paceline

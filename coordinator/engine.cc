@@ -20,10 +20,17 @@ namespace {
 constexpr size_t kMailboxItems = 1024;
 // How long an idle engine sleeps at most before it looks around again.
 constexpr Duration kIdleWait = std::chrono::seconds(1);
+constexpr int kCalibrationAttempts = 3;
 
 absl::Status Stopping() {
   return WithReason(absl::UnavailableError("the head is stopping; send the request again when it is back"),
                     reasons::kDraining);
+}
+
+template <size_t n>
+void AddTo(std::vector<int64_t>* sum, const std::array<int64_t, n>& counts) {
+  sum->resize(n);
+  for (size_t i = 0; i < n; ++i) (*sum)[i] += counts[i];
 }
 
 SpeculationStats StatsOf(int64_t decode_steps, const std::array<SourceStats, kDraftSources>& sources) {
@@ -36,23 +43,22 @@ SpeculationStats StatsOf(int64_t decode_steps, const std::array<SourceStats, kDr
     stats.steps += from.steps;
     stats.drafted += from.drafted;
     stats.accepted += from.accepted;
-    stats.acceptance_histogram.resize(from.histogram.size());
-    stats.accepted_per_position.resize(from.accepted_per_position.size());
-    for (size_t i = 0; i < from.histogram.size(); ++i) stats.acceptance_histogram[i] += from.histogram[i];
-    for (size_t i = 0; i < from.accepted_per_position.size(); ++i)
-      stats.accepted_per_position[i] += from.accepted_per_position[i];
+    AddTo(&stats.acceptance_histogram, from.histogram);
+    AddTo(&stats.drafted_per_position, from.drafted_per_position);
+    AddTo(&stats.accepted_per_position, from.accepted_per_position);
     stats.sources.push_back({DraftSourceName(source), from.steps, from.drafted, from.accepted});
     if (from.drafted > most) {
       most = from.drafted;
       stats.method = DraftSourceName(source);
     }
   }
-  // As deep as drafts went.
   const auto shorten = [](std::vector<int64_t>* counts) {
     while (!counts->empty() && counts->back() == 0) counts->pop_back();
   };
   shorten(&stats.acceptance_histogram);
-  shorten(&stats.accepted_per_position);
+  // As deep as drafts went: a depth at which none was ever right says so with a zero.
+  shorten(&stats.drafted_per_position);
+  stats.accepted_per_position.resize(stats.drafted_per_position.size());
   return stats;
 }
 
@@ -95,6 +101,7 @@ Engine::Engine(Parts parts, GenerationDefaults defaults, SchedulerOptions option
       info_(parts.trunk->info()),
       mailbox_(kMailboxItems),
       scheduler_(info_, options, parts_.log) {
+  wants_costs_ = policy_.mode == DraftMode::kAuto;
   counting_.max_running = scheduler_.max_running();
   counting_.pages_total = info_.pages;
   stats_ = counting_;
@@ -160,6 +167,15 @@ absl::StatusOr<SequenceSpec> Engine::Resolve(const GenerateRequest& request) con
                    ResolveSampling(request.sampling, defaults_, info_.vocab, parts_.tokenizer));
   spec.sampling.acceptance = request.speculation.acceptance;
   ASSIGN_OR_RETURN(spec.draft, ResolveSpeculation(request, policy_));
+  if (request.speculation.mode == DraftMode::kFixed && spec.draft.depth > 0 && !CanDraft()) {
+    const std::string why = info_.draft_refusal.empty() ? "" : absl::StrCat(" (", info_.draft_refusal, ")");
+    return WithField(
+        WithReason(absl::UnimplementedError(absl::StrCat(
+                       "speculation.mode: FIXED needs a drafter and this head has none", why,
+                       "; leave the mode to the head, or start it with drafting on (--draft, --drafter)")),
+                   reasons::kFeatureDisabled),
+        "speculation.mode");
+  }
   ASSIGN_OR_RETURN(spec.max_tokens,
                    ResolveMaxTokens(request.stopping, static_cast<int64_t>(spec.prompt.size()), context()));
   spec.top = request.top;
@@ -223,7 +239,9 @@ void Engine::Publish() {
   counting_.running = scheduler_.running();
   counting_.waiting = scheduler_.waiting();
   counting_.pages_used = scheduler_.pages_used();
-  counting_.exchange = parts_.trunk->counters();
+  const ExchangeCounters all = parts_.trunk->counters();
+  counting_.exchange = {all.layers - left_out_.layers, all.bytes - left_out_.bytes,
+                        all.seconds - left_out_.seconds};
   std::lock_guard lock(stats_mutex_);
   stats_ = counting_;
 }
@@ -238,7 +256,7 @@ void Engine::Loop() {
     while (std::optional<Message> message = mailbox_.TryPop()) Receive(*std::move(message));
     if (stopping_) break;
     DropUnwanted();
-    if (!calibrated_ && scheduler_.running() == 0 && !(scheduler_.idle() && warming_.empty())) Calibrate();
+    if (CalibrationDue()) Calibrate();
     StartWaiting();
     if (scheduler_.running() > 0) {
       RunStep();
@@ -261,6 +279,7 @@ void Engine::Receive(Message message) {
     NewGeneration& fresh = std::get<NewGeneration>(message);
     const SequenceId id = fresh.spec.id;
     generations_[id] = std::move(fresh.generation);
+    wants_costs_ |= fresh.spec.draft.mode == DraftMode::kAuto;
     const absl::Status admitted = scheduler_.Admit(std::move(fresh.spec));
     if (!admitted.ok()) End(id, admitted, FinishReason::kCancelled, {});
   }
@@ -337,7 +356,9 @@ void Engine::RunWarmStep() {
   rows.sampled_rows = 1;
   rows.sampling.temperature = 0;
   plan.sequences.push_back(rows);
+  const ExchangeCounters before = parts_.trunk->counters();
   const absl::StatusOr<StepResult> result = parts_.trunk->Run(plan);
+  LeaveOut(before);
   ++counting_.steps;
   parts_.trunk->Release(rows.sequence);
   if (!result.ok()) return AnswerWarm(NameLostNode(result.status()));
@@ -345,23 +366,48 @@ void Engine::RunWarmStep() {
   AnswerWarm(result->sequences[0].status);
 }
 
+bool Engine::CalibrationDue() const {
+  return !calibrated_ && wants_costs_ && scheduler_.running() == 0 &&
+         !(scheduler_.idle() && warming_.empty()) && Degraded().ok();
+}
+
 void Engine::Calibrate() {
   const SpeculationPolicy& policy = scheduler_.controller().policy();
-  const bool mtp = std::count(info_.drafters.begin(), info_.drafters.end(), DraftSource::kMtp) > 0;
-  if (policy.mode != DraftMode::kAuto || !policy.calibrate || !mtp ||
-      !MayDraft(policy.drafter, DraftSource::kMtp)) {
-    calibrated_ = true;
-    return;
-  }
-  if (!Degraded().ok()) return;  // another time
-  const CalibrationLimits limits{scheduler_.max_running(), scheduler_.max_rows(), scheduler_.prefill_chunk()};
+  calibrated_ = !policy.calibrate || !CanDraft();
+  if (calibrated_) return;
+  const bool mtp = MayDraft(policy.drafter, DraftSource::kMtp) &&
+                   std::count(info_.drafters.begin(), info_.drafters.end(), DraftSource::kMtp) > 0;
+  const CalibrationLimits limits{scheduler_.max_running(), scheduler_.max_rows(), scheduler_.prefill_chunk(),
+                                 mtp};
+  const ExchangeCounters before = parts_.trunk->counters();
   const absl::StatusOr<std::vector<StepCost>> costs = MeasureStepCosts(
       *parts_.trunk, limits, [this] { return SequenceId(next_sequence_++); },
       [this] { return StepId(next_step_++); });
-  if (!costs.ok()) return;
+  LeaveOut(before);
+  if (!costs.ok()) {
+    calibrated_ = ++failed_calibrations_ == kCalibrationAttempts;
+    if (parts_.log) {
+      parts_.log(absl::StrCat("the cost of steps could not be measured (attempt ", failed_calibrations_,
+                              " of ", kCalibrationAttempts, "): ", costs.status().message(),
+                              "; draft depths are chosen by what running steps show"));
+    }
+    return;
+  }
   calibrated_ = true;
   for (const StepCost& cost : *costs)
     scheduler_.controller().SeedCost(cost.batch, cost.depth, cost.run_s, cost.draft_s);
+}
+
+bool Engine::CanDraft() const {
+  return std::any_of(info_.drafters.begin(), info_.drafters.end(),
+                     [this](DraftSource source) { return MayDraft(policy_.drafter, source); });
+}
+
+void Engine::LeaveOut(const ExchangeCounters& before) {
+  const ExchangeCounters now = parts_.trunk->counters();
+  left_out_.layers += now.layers - before.layers;
+  left_out_.bytes += now.bytes - before.bytes;
+  left_out_.seconds += now.seconds - before.seconds;
 }
 
 void Engine::CountStep(const StepPlan& plan, const StepResult& result) {

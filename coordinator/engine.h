@@ -43,10 +43,10 @@ class GenerationTicket {
 // Speculation of all requests since the start.
 struct SpeculationCounters {
   std::array<SourceStats, kDraftSources> sources;  // [IndexOf(source)]; a step of one sequence each
-  std::array<int64_t, kMaxDraft + 1> depths{};     // [drafts verified] decode steps of a sequence
-  int64_t decode_steps = 0;                        // of a sequence: that brought tokens
-  double draft_s = 0;                              // drafting
-  double verify_s = 0;                             // the rest of steps with drafts
+  std::array<int64_t, kMaxDraft + 1> depths{};  // [drafts verified] steps of a sequence that brought tokens
+  int64_t decode_steps = 0;  // steps of a sequence that brought tokens: its prompt's last too
+  double draft_s = 0;        // drafting
+  double verify_s = 0;       // the rest of steps with drafts
 };
 
 // In how many steps how many experts of a layer were visited.
@@ -66,9 +66,9 @@ struct EngineStats {
   int32_t pages_used = 0;
   int32_t pages_total = 0;
   int64_t steps = 0;
-  int64_t tokens = 0;  // generated
-  int64_t rows = 0;    // run, prompts included
-  ExchangeCounters exchange;
+  int64_t tokens = 0;         // generated
+  int64_t rows = 0;           // run, prompts included
+  ExchangeCounters exchange;  // for requests: neither measuring at the start nor proofs of readiness
   SpeculationCounters speculation;
   std::vector<ExpertHistogram> distinct_experts;  // [MoE layers]; empty until a trunk counts them
 };
@@ -95,7 +95,8 @@ class Engine {
   void Stop();
 
   // Checks the request and hands it over. On ok, `sink` will hear of it, OnFinished included; else it hears
-  // nothing. REQ-001 (names the field), REQ-002, REQ-004, NET-001 while an expert has no holder. Thread-safe.
+  // nothing. REQ-001 (names the field), REQ-002, REQ-004, NET-001 while an expert has no holder;
+  // Unimplemented (FEATURE_DISABLED) for a fixed depth where nothing can draft. Thread-safe.
   absl::StatusOr<std::shared_ptr<GenerationTicket>> Submit(GenerateRequest request,
                                                            std::shared_ptr<GenerationSink> sink);
 
@@ -129,6 +130,7 @@ class Engine {
   using Message = std::variant<NewGeneration, WarmRequest>;
 
   // Thread-safe.
+  bool CanDraft() const;
   absl::StatusOr<SequenceSpec> Resolve(const GenerateRequest& request) const;
 
   // All of these on the engine thread.
@@ -138,9 +140,13 @@ class Engine {
   void StartWaiting();
   void RunStep();
   void RunWarmStep();
-  // Measures what steps cost, once, while nothing runs. Takes seconds at most; a failure is left to the
-  // request that comes next to report.
+  // Whether a request may want to know what steps cost, nobody has measured it, and nothing is in the way.
+  bool CalibrationDue() const;
+  // Measures what steps cost, while nothing runs. Takes seconds at most. Failures go to the log; after three
+  // it is given up.
   void Calibrate();
+  // Takes what the trunk exchanged since `before` out of the statistics: it served no request.
+  void LeaveOut(const ExchangeCounters& before);
   void Book(const StepOutcome& outcome, TimePoint now);
   void CountStep(const StepPlan& plan, const StepResult& result);
   void CountDrafts(Generation& generation, const StepOutcome& outcome, int64_t emitted);
@@ -163,7 +169,10 @@ class Engine {
   std::unordered_map<SequenceId, std::unique_ptr<Generation>> generations_;
   std::vector<WarmRequest> warming_;
   uint64_t next_step_ = 1;
+  bool wants_costs_ = false;  // somebody leaves the depth to the controller
   bool calibrated_ = false;
+  int failed_calibrations_ = 0;
+  ExchangeCounters left_out_;  // measuring and proofs of readiness
   EngineStats counting_;
 
   mutable std::mutex stats_mutex_;

@@ -116,8 +116,8 @@ std::string OwnText(const EngineStats& stats, const TrunkInfo& info) {
   families.Add(Value(stats.rows));
   families.Begin("paceline_generated_tokens_total", "Tokens generated.", MetricType::Counter);
   families.Add(Value(stats.tokens));
-  families.Begin("paceline_decode_steps_total", "Steps that brought a request tokens, by request.",
-                 MetricType::Counter);
+  families.Begin("paceline_decode_steps_total",
+                 "Steps that brought a request tokens, its prompt's last among them.", MetricType::Counter);
   families.Add(Value(speculation.decode_steps));
 
   const auto by_source = [&](const char* name, const char* help, int64_t SourceStats::* count) {
@@ -142,7 +142,8 @@ std::string OwnText(const EngineStats& stats, const TrunkInfo& info) {
     }
   }
 
-  families.Begin("paceline_draft_depth", "Drafts verified in a decoding step of a request; 0 is plain.",
+  families.Begin("paceline_draft_depth",
+                 "Drafts verified in a step that brought a request tokens; 0 is plain.",
                  MetricType::Histogram);
   std::array<int64_t, kMaxDraft + 2> depths{};  // the open bucket stays empty
   std::array<int32_t, kMaxDraft + 1> bounds{};

@@ -102,12 +102,14 @@ struct Usage {
 // Tokens, steps and drafts are different things and are counted apart: a request's tokens stand in Usage.
 struct SpeculationStats {
   std::string method = "off";  // the source of most drafts: "mtp", "suffix"; "off" when none was verified
-  int64_t decode_steps = 0;    // steps that brought tokens, verify steps among them
+  int64_t decode_steps = 0;    // steps that brought tokens: the prompt's last, and verify steps, among them
   int64_t steps = 0;           // verify steps
   int64_t drafted = 0;
   int64_t accepted = 0;
-  std::vector<int64_t> acceptance_histogram;   // [drafts accepted in a verify step]
-  std::vector<int64_t> accepted_per_position;  // [position in the draft]
+  std::vector<int64_t> acceptance_histogram;  // [drafts accepted in a verify step]
+  // [position in the draft], both as long as the deepest draft was.
+  std::vector<int64_t> drafted_per_position;
+  std::vector<int64_t> accepted_per_position;
   struct Source {
     std::string name;
     int64_t steps = 0;

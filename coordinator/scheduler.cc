@@ -133,9 +133,13 @@ void Scheduler::ObserveDrafts(const StepPlan& plan, const StepResult& result) {
       observation.prefill_rows += static_cast<int64_t>(planned.tokens.size());
       continue;
     }
-    const bool judged = got.status.ok() && got.drafted > 0;
-    outcomes.push_back({planned.sequence, planned.drafter, judged ? got.drafted : 0,
-                        judged ? static_cast<int32_t>(got.rows.size()) - 1 : 0});
+    DraftOutcome& outcome = outcomes.emplace_back();
+    outcome.id = planned.sequence;
+    outcome.source = planned.drafter;
+    if (!got.status.ok()) continue;
+    outcome.asked = planned.draft_depth;
+    outcome.drafted = got.drafted;
+    outcome.accepted = got.drafted > 0 ? static_cast<int32_t>(got.rows.size()) - 1 : 0;
   }
   observation.outcomes = outcomes;
   controller_.Observe(observation);

@@ -37,7 +37,7 @@ struct SpeculationPolicy {
   DraftMode mode = DraftMode::kAuto;  // of requests that do not say
   int32_t depth = kMaxDraft;          // kFixed: drafts per step, else at most; 1..kMaxDraft
   DrafterPreference drafter = DrafterPreference::kAuto;
-  bool calibrate = true;  // kAuto with drafters: measure the cost of steps before the first request
+  bool calibrate = true;  // measure the cost of steps before the first request of kAuto, if anything drafts
 };
 
 // What a request may say; absent: the policy.
@@ -57,9 +57,10 @@ struct DraftChoice {
 struct SourceStats {
   int64_t steps = 0;
   int64_t drafted = 0;
-  int64_t accepted = 0;                            // and emitted: drafts behind a stop are not counted
-  std::array<int64_t, kMaxDraft + 1> histogram{};  // [drafts accepted in a step]
-  std::array<int64_t, kMaxDraft> accepted_per_position{};  // [position in the draft]
+  int64_t accepted = 0;                                   // and emitted: drafts behind a stop are not counted
+  std::array<int64_t, kMaxDraft + 1> histogram{};         // [drafts accepted in a step]
+  std::array<int64_t, kMaxDraft> drafted_per_position{};  // [position in the draft]
+  std::array<int64_t, kMaxDraft> accepted_per_position{};  // the same
 
   // A verify step of `verified` drafts of which the first `taken` were accepted.
   void Count(int32_t verified, int32_t taken) {
@@ -67,6 +68,7 @@ struct SourceStats {
     drafted += verified;
     accepted += taken;
     ++histogram[static_cast<size_t>(taken)];
+    for (int32_t i = 0; i < verified; ++i) ++drafted_per_position[static_cast<size_t>(i)];
     for (int32_t i = 0; i < taken; ++i) ++accepted_per_position[static_cast<size_t>(i)];
   }
 };

@@ -34,7 +34,7 @@ constexpr std::array<int32_t, 3> kMatchBounds = {4, 8, 16};
 
 // MTP drafts after which an acceptance below the second number is a fault to report: weights of another
 // model, a wrong tap.
-constexpr int64_t kWarnDrafts = 200;
+constexpr int64_t kWarnDrafts = 64;
 constexpr double kWarnAcceptance = 0.02;
 
 // A draft's price before any was measured, of a step of one row.
@@ -88,7 +88,7 @@ double SpeculationController::RunCost(int32_t batch, int64_t rows, int64_t prefi
   const auto [found, fresh] = run_asked_.try_emplace(rows);
   if (fresh) {
     found->second =
-        run_.Estimate(batch, static_cast<int32_t>(rows)) + prefill_row_s_ * static_cast<double>(prefill_rows);
+        run_.Hopeful(batch, static_cast<int32_t>(rows)) + prefill_row_s_ * static_cast<double>(prefill_rows);
   }
   return found->second;
 }
@@ -233,6 +233,9 @@ std::vector<DraftDecision> SpeculationController::Decide(std::span<const DraftCa
   // Survival never grows with depth, so a candidate's drafts stay in order.
   std::stable_sort(pool.begin(), pool.end(),
                    [](const Step& a, const Step& b) { return a.survival > b.survival; });
+  // What drafts are measured by is a plain step. While that is only guessed none are made: believed too dear,
+  // it would never be tried, and drafts that lose would go on for good.
+  if (watched_ && rows == batch && limits.prefill_rows == 0 && !run_.Known(batch, batch)) return decisions;
   std::vector<DraftDecision> best = decisions;
   double best_value = tokens / (RunCost(batch, rows, limits.prefill_rows) + DraftCost(passes));
   for (const Step& step : pool) {
@@ -259,16 +262,20 @@ void SpeculationController::Observe(const StepObservation& step) {
   if (step.outcomes.empty()) return;
   ObserveCosts(step);
   for (const DraftOutcome& outcome : step.outcomes) {
-    if (outcome.drafted == 0) continue;
+    if (outcome.asked == 0) continue;
     const auto found = requests_.find(outcome.id);
     if (found == requests_.end()) continue;
     Request& request = found->second;
     Arm& arm = request.arms[request.arm];
     ++arm.tested;
     arm.barren = outcome.accepted > 0 ? 0 : arm.barren + 1;
-    arm.acceptance.Count(outcome.drafted, outcome.accepted, kKeep);
-    // After a change it may show within a few steps that it still pays.
-    if (arm.acceptance.Turned()) arm.tested = 0;
+    if (arm.acceptance.Turned(outcome.accepted > 0)) {
+      arm.tested = 0;  // after a change it may show within a few steps that it still pays
+    } else {
+      // A drafter that was asked, so paid for, and brought nothing is as good as wrong.
+      arm.acceptance.Count(std::max(1, outcome.drafted), outcome.accepted, kKeep);
+    }
+    if (outcome.drafted == 0) continue;  // which says nothing of other requests
     priors_[request.arm].Count(outcome.drafted, outcome.accepted, kKeepPrior);
     if (outcome.source == DraftSource::kMtp) ObserveFirst(outcome.accepted > 0);
   }
@@ -286,7 +293,8 @@ void SpeculationController::ObserveCosts(const StepObservation& step) {
     deepest = std::max(deepest, outcome.drafted);
     for (int32_t j = 0; j < outcome.drafted; ++j) ++passes[static_cast<size_t>(j)];
   }
-  if (!(step.run_s > 0)) return;
+  watched_ = step.run_s > 0;
+  if (!watched_) return;
   if (step.prefill_rows == 0) {
     run_.Observe(batch, rows, step.run_s);
   } else if (!run_.empty()) {

@@ -47,7 +47,8 @@ struct DraftLimits {
 struct DraftOutcome {
   SequenceId id{0};
   DraftSource source = DraftSource::kNone;  // as decided
-  int32_t drafted = 0;
+  int32_t asked = 0;                        // drafts decided on
+  int32_t drafted = 0;                      // of them made; fewer where the drafter had no more to say
   int32_t accepted = 0;
 };
 
@@ -119,6 +120,7 @@ class SpeculationController {
   CostTable run_{CostTable::Kind::kRows};
   CostTable draft_{CostTable::Kind::kDepth};
   double prefill_row_s_ = 0;
+  bool watched_ = true;                              // the trunk says how long steps take
   std::unordered_map<int64_t, double> run_asked_;    // rows -> seconds
   std::unordered_map<int64_t, double> draft_asked_;  // sequences and depth -> seconds of the last pass
   std::array<DepthAcceptance, kArms> priors_;        // of all requests together

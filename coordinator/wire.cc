@@ -143,6 +143,7 @@ void StatsToWire(const SpeculationStats& stats, pb::SpeculationStats* wire) {
   wire->set_mean_accepted_length(stats.mean_accepted_length());
   wire->set_decode_steps(static_cast<uint32_t>(stats.decode_steps));
   for (const int64_t n : stats.acceptance_histogram) wire->add_acceptance_histogram(static_cast<uint32_t>(n));
+  for (const int64_t n : stats.drafted_per_position) wire->add_drafted_per_position(static_cast<uint32_t>(n));
   for (const int64_t n : stats.accepted_per_position)
     wire->add_accepted_per_position(static_cast<uint32_t>(n));
   for (const SpeculationStats::Source& source : stats.sources) {
@@ -162,6 +163,7 @@ SpeculationStats StatsFromWire(const pb::SpeculationStats& wire) {
   stats.drafted = wire.drafted();
   stats.accepted = wire.accepted();
   stats.acceptance_histogram.assign(wire.acceptance_histogram().begin(), wire.acceptance_histogram().end());
+  stats.drafted_per_position.assign(wire.drafted_per_position().begin(), wire.drafted_per_position().end());
   stats.accepted_per_position.assign(wire.accepted_per_position().begin(),
                                      wire.accepted_per_position().end());
   for (const pb::SpeculationStats::SourceStats& source : wire.sources()) {

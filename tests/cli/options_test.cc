@@ -175,7 +175,8 @@ TEST_F(OptionsTest, DraftingIsAutoOffOrADepth) {
   for (const char* depth : {"auto", "off", "0", "8"})
     EXPECT_EQ(Get<GenerateOptions>({"generate", "m", "--prompt", "a", "--draft", depth}).head.drafting.draft,
               depth);
-  for (const char* depth : {"9", "-1", "on", "1.5"})
+  // Nobody may read a depth as octal or hexadecimal and someone else not.
+  for (const char* depth : {"9", "-1", "on", "1.5", "010", "0x4", "+4", "4 ", ""})
     ExpectUsageError({"generate", "m", "--prompt", "a", "--draft", depth}, {"--draft", "0 to 8", depth});
   const auto serve = Get<ServeOptions>({"serve", "m", "--drafter", "suffix", "--mtp-format", "stored",
                                         "--mtp-tap", "pre-norm", "--draft-vocab", "all"});
@@ -188,6 +189,40 @@ TEST_F(OptionsTest, DraftingIsAutoOffOrADepth) {
   // Forced acceptance makes text up: it belongs to benches.
   ExpectUsageError({"generate", "m", "--prompt", "a", "--assume-acceptance", "0.5"},
                    {"unknown flag --assume-acceptance"});
+}
+
+TEST_F(OptionsTest, ADraftThatWasSaidIsToldFromTheDefault) {
+  const std::vector<std::string> ask = {"generate", "grpc://h:1", "--prompt", "a"};
+  EXPECT_FALSE(Get<GenerateOptions>(ask).head.drafting.draft_given);
+  std::vector<std::string> said = ask;
+  said.insert(said.end(), {"--draft", "auto"});
+  EXPECT_TRUE(Get<GenerateOptions>(said).head.drafting.draft_given);
+  SetEnv("PACELINE_DRAFT", "auto");  // which `verify`, for one, would refuse
+  EXPECT_TRUE(Get<GenerateOptions>(ask).head.drafting.draft_given);
+}
+
+TEST_F(OptionsTest, CommandsThatDraftNothingSayWhereDraftingIs) {
+  const auto score = Get<ScoreOptions>({"score", "m", "--tokens-json", "f", "--drafts", "4"});
+  EXPECT_EQ(score.head.drafting.mtp_format, "stored");
+  EXPECT_EQ(Get<ScoreOptions>({"score", "m", "--tokens-json", "f", "--drafts", "4", "--mtp-format", "stored"})
+                .drafts,
+            4);
+  ExpectUsageError({"score", "m", "--tokens-json", "f", "--drafts", "4", "--mtp-format", "int4"},
+                   {"--mtp-format", "as it is stored"});
+  SetEnv("PACELINE_DRAFT", "4");
+  EXPECT_EQ(Get<BenchStepOptions>({"bench", "step", "m"}).head.drafting.draft, "off");
+  EXPECT_EQ(Get<BenchStepOptions>({"bench", "step", "m", "--draft", "off"}).head.drafting.draft, "off");
+  ExpectUsageError({"bench", "step", "m", "--draft", "4"}, {"--draft", "bench draft"});
+  ExpectUsageError({"bench", "step", "m", "--mtp-tap", "pre-norm"}, {"unknown flag --mtp-tap"});
+}
+
+TEST_F(OptionsTest, StatusHasOneFormat) {
+  EXPECT_TRUE(Get<StatusOptions>({"status", "--metrics"}).metrics);
+  ExpectUsageError({"status", "--metrics", "--json"}, {"--metrics", "--json", "not both"});
+  SetEnv("PACELINE_METRICS", "true");
+  EXPECT_TRUE(Get<StatusOptions>({"status"}).metrics);
+  // A flag wins over the twin of its alternative.
+  EXPECT_FALSE(Get<StatusOptions>({"status", "--json"}).metrics);
 }
 
 TEST_F(OptionsTest, PenaltiesAndBiases) {
@@ -239,6 +274,12 @@ TEST_F(OptionsTest, VerifyAndBenchDraftHaveTheDefaultsOfTheContract) {
                                               "--assume-acceptance", "0", "--tokens", "64", "--rounds", "5"});
   EXPECT_EQ(forced.depths, (std::vector<std::string>{"0", "3", "auto"}));
   EXPECT_EQ(forced.head.drafting.assume_acceptance, 0.0);
+  EXPECT_EQ(bench.tokens, 512);
+  EXPECT_EQ(Get<BenchDraftOptions>({"bench", "draft", "m", "--draft", "3"}).depths,
+            (std::vector<std::string>{"3"}));
+  EXPECT_EQ(Get<BenchDraftOptions>({"bench", "draft", "m", "--draft", "off"}).depths,
+            (std::vector<std::string>{"0"}));
+  ExpectUsageError({"bench", "draft", "m", "--draft", "3", "--depths", "0,1"}, {"--draft", "--depths"});
   ExpectUsageError({"bench", "draft", "m", "--depths", "0,9"}, {"--depths", "9"});
   ExpectUsageError({"bench", "draft", "m", "--assume-acceptance", "1.5"}, {"--assume-acceptance", "1.5"});
 }

@@ -28,10 +28,11 @@ class FakeTrunk final : public Trunk {
   const TrunkInfo& info() const override { return info_; }
   absl::StatusOr<StepResult> Run(const StepPlan& plan) override;
   void Release(SequenceId sequence) override;
-  ExchangeCounters counters() const override { return {}; }
+  // One layer and 100 bytes per step.
+  ExchangeCounters counters() const override { return {steps(), 100 * steps(), 0.0}; }
 
   // How many of `depth` drafts are right; the rest are wrong. Set before the engine starts, with
-  // TrunkInfo::drafters naming who drafts.
+  // TrunkInfo::drafters naming who drafts. Without it drafters have nothing to say.
   std::function<int32_t(const SequenceRows&, const std::vector<TokenId>& prefix)> right_drafts;
   // What is offered after a step; the default is the MTP layer, any depth.
   std::function<std::vector<DraftOffer>(const std::vector<TokenId>& prefix)> offers;

@@ -411,7 +411,8 @@ TEST_F(ServerTest, DraftsAreToldAndCounted) {
   EXPECT_EQ(stats.accepted(), 6u);
   EXPECT_DOUBLE_EQ(stats.mean_accepted_length(), 3.0);
   EXPECT_THAT(stats.acceptance_histogram(), ::testing::ElementsAre(0, 0, 3));
-  EXPECT_THAT(stats.accepted_per_position(), ::testing::ElementsAre(3, 3));
+  EXPECT_THAT(stats.drafted_per_position(), ::testing::ElementsAre(3, 3, 3));
+  EXPECT_THAT(stats.accepted_per_position(), ::testing::ElementsAre(3, 3, 0));
   ASSERT_EQ(stats.sources_size(), 1);
   EXPECT_EQ(stats.sources(0).source(), "mtp");
   EXPECT_EQ(response.completed().usage().accepted_draft_tokens(), 6u);
@@ -430,6 +431,8 @@ TEST_F(ServerTest, DraftsAreToldAndCounted) {
   EXPECT_FALSE(result->tokens[3].drafted);
   EXPECT_EQ(result->end.speculation.decode_steps, 5);
   EXPECT_EQ(result->end.speculation.acceptance_histogram, (std::vector<int64_t>{0, 0, 3}));
+  EXPECT_EQ(result->end.speculation.drafted_per_position, (std::vector<int64_t>{3, 3, 3}));
+  EXPECT_EQ(result->end.speculation.accepted_per_position, (std::vector<int64_t>{3, 3, 0}));
   EXPECT_EQ(result->end.speculation.sources[0].accepted, 6);
 
   const auto metrics = client.Metrics(kLimit);

@@ -34,6 +34,11 @@ Costs Cliffs() {
   return {"cliffs", [](int32_t, int32_t rows) { return 0.010 + 0.006 * std::ceil(rows / 4.0); },
           [](int32_t n, int32_t depth) { return depth * (0.0004 + 0.00002 * n); }};
 }
+// No network, little to read twice: the second row costs nearly as much as the first.
+Costs Cpu() {
+  return {"cpu", [](int32_t, int32_t rows) { return 0.0004 + 0.0006 * rows; },
+          [](int32_t n, int32_t depth) { return depth * (0.00025 + 0.00005 * n); }};
+}
 // No draft can pay: a row costs a step.
 Costs Hopeless() {
   return {"hopeless", [](int32_t, int32_t rows) { return 0.010 * rows; },
@@ -97,7 +102,7 @@ class Simulation {
         const DraftDecision& d = decisions[static_cast<size_t>(i)];
         int32_t accepted = 0;
         while (accepted < d.depth && Chance(world_.process(step_, accepted))) ++accepted;
-        outcomes.push_back({candidates[static_cast<size_t>(i)].id, d.source, d.depth, accepted});
+        outcomes.push_back({candidates[static_cast<size_t>(i)].id, d.source, d.depth, d.depth, accepted});
         rows += d.depth;
         sum += d.depth;
         out.tokens += 1 + accepted;
@@ -155,7 +160,7 @@ int32_t BestStatic(const World& world, int64_t step = 0) {
 
 TEST(SpeculationController, AStepOfPromptsAloneDecidesNothing) {
   SpeculationController controller({}, nullptr);
-  const DraftOutcome plain{SequenceId(1), DraftSource::kNone, 0, 0};
+  const DraftOutcome plain{SequenceId(1), DraftSource::kNone, 0, 0, 0};
   controller.Observe({.prefill_rows = 0, .draft_s = 0, .run_s = 0.01, .outcomes = std::span(&plain, 1)});
   EXPECT_TRUE(controller.Decide({}, {.rows = 8, .prefill_rows = 8}).empty());
 }
@@ -169,11 +174,16 @@ TEST(SpeculationController, WithinThreePercentOfTheBestStaticDepth) {
     for (const auto& [name, process] : processes) {
       for (const int32_t batch : {1, 2, 3, 8, 16, 32}) {
         const World world{costs, process, batch};
-        const Outcome got = Simulation(world).Run(std::max(1500, 24'000 / std::max(4, batch)));
+        Outcome got = Simulation(world).Run(std::max(1500, 24'000 / std::max(4, batch)));
+        if (batch == 1) {  // one request alone has no luck but its own
+          const Outcome again = Simulation(world, 2).Run(6000);
+          got.tokens += again.tokens;
+          got.seconds += again.seconds;
+        }
         const int32_t best = BestStatic(world);
         // Of larger batches the start measures only some depths: cliffs between them are learnt by stumbling,
         // and every request's rate is an estimate of its own.
-        const double share = batch <= 4 ? 0.97 : costs.name == std::string("cliffs") ? 0.94 : 0.96;
+        const double share = batch <= 4 ? 0.97 : costs.name == std::string("cliffs") ? 0.93 : 0.96;
         EXPECT_GE(got.rate(), share * StaticRate(world, best))
             << costs.name << ", acceptance " << name << ", batch " << batch << ": best static depth " << best
             << ", share " << got.rate() / StaticRate(world, best);
@@ -200,7 +210,45 @@ TEST(SpeculationController, DepthZeroWithinSixteenStepsWhereDraftsLose) {
     }
   }
   EXPECT_GE(drafting, 55) << "of 60, while it paid";
-  EXPECT_LE(late, 2) << "of 60, once the text had turned";
+  EXPECT_LE(late, 4) << "of 60, once the text had turned";
+}
+
+TEST(SpeculationController, DepthZeroWithinSixteenStepsWhereDraftsAreRarelyRight) {
+  for (const double acceptance : {0.05, 0.1, 0.15, 0.2}) {
+    for (const int32_t batch : {1, 4}) {
+      const World world{Steep(), Constant(acceptance), batch};
+      ASSERT_EQ(BestStatic(world), 0);
+      int in_time = 0;
+      for (uint32_t seed = 1; seed <= 50; ++seed) {
+        const Outcome got = Simulation(world, seed).Run(16 + 84);
+        in_time += std::all_of(got.depths.begin() + 16, got.depths.end(), [](int32_t d) { return d == 0; });
+      }
+      // The closer to where they begin to pay, the longer chance may speak for them.
+      EXPECT_GE(in_time, acceptance <= 0.1 ? 43 : 28) << "of 50, " << acceptance << ", batch " << batch;
+    }
+  }
+}
+
+TEST(SpeculationController, ADrafterThatBringsNothingIsNotAskedForLong) {
+  std::vector<std::string> warnings;
+  SpeculationController controller({}, [&](const std::string& line) { warnings.push_back(line); });
+  const std::vector<DraftOffer> offers = {{DraftSource::kMtp, kMaxDraft, 0}};
+  for (uint64_t request = 1; request <= 100; ++request) {
+    int asked = 0;
+    for (int step = 0; step < 100; ++step) {
+      const std::vector<DraftCandidate> candidate = {
+          {SequenceId(request), {DraftMode::kAuto, kMaxDraft}, kMaxDraft, offers}};
+      const DraftDecision d = controller.Decide(candidate, {.rows = 9})[0];
+      if (d.depth > 0) {
+        ++asked;
+        EXPECT_LT(step, 16) << "request " << request;
+      }
+      const DraftOutcome outcome{SequenceId(request), d.source, d.depth, 0, 0};
+      controller.Observe({.draft_s = 0.002 * d.depth, .run_s = 0.01, .outcomes = std::span(&outcome, 1)});
+    }
+    EXPECT_GT(asked, 0) << "what one request met is no rule for the next: " << request;
+  }
+  EXPECT_TRUE(warnings.empty());
 }
 
 TEST(SpeculationController, AdversarialTextCostsAtMostThreePercent) {
@@ -256,8 +304,7 @@ TEST(SpeculationController, FollowsTextThatTurnsBackAndForth) {
 TEST(SpeculationController, LearnsCostsThatTheStartDidNotShow) {
   // Measured on a quiet network, run on one whose round trip is all there is, and the other way about.
   for (const bool slower : {true, false}) {
-    World world{slower ? Steep() : Flat(), Constant(0.8)};
-    Simulation simulation(world);
+    const World world{slower ? Steep() : Flat(), Constant(0.8)};
     const Costs real = slower ? Flat() : Steep();
     SpeculationController controller({}, nullptr);
     for (int32_t depth = 0; depth <= kMaxDraft; ++depth)
@@ -275,14 +322,63 @@ TEST(SpeculationController, LearnsCostsThatTheStartDidNotShow) {
       while (accepted < depth && std::uniform_real_distribution<>(0, 1)(random) < 0.8) ++accepted;
       const double run = real.run(1, 1 + depth), draft = depth > 0 ? real.draft(1, depth) : 0;
       const std::vector<DraftOutcome> outcome = {
-          {SequenceId(1), depth > 0 ? DraftSource::kMtp : DraftSource::kNone, depth, accepted}};
+          {SequenceId(1), depth > 0 ? DraftSource::kMtp : DraftSource::kNone, depth, depth, accepted}};
       controller.Observe({.draft_s = draft, .run_s = run, .outcomes = outcome});
       if (step < 1000) continue;
       tokens += 1 + accepted;
       seconds += run + draft;
     }
-    // Most of the way: a depth that looks too dear is never tried, so its price is never learnt.
-    EXPECT_GE(tokens / seconds, 0.8 * StaticRate(truth, BestStatic(truth))) << slower;
+    EXPECT_GE(tokens / seconds, 0.95 * StaticRate(truth, BestStatic(truth)))
+        << slower << ": " << tokens / seconds / StaticRate(truth, BestStatic(truth));
+  }
+}
+
+// A machine that other programs use too: for some hundred steps all is up to half as slow again, then not;
+// and the start-up measurement met such spells depth by depth.
+TEST(SpeculationController, WeatherThatMovesAllDepthsAlikeMisleadsNobody) {
+  for (const Costs& costs : {Flat(), Steep(), Cliffs(), Cpu(), Hopeless()}) {
+    for (const double acceptance : {0.2, 0.6, 0.8}) {
+      const World world{costs, Constant(acceptance)};
+      double tokens = 0, seconds = 0;
+      for (uint32_t seed = 1; seed <= 10; ++seed) {
+        std::mt19937 random(seed);
+        const auto pick = [&](double low, double high) {
+          return std::uniform_real_distribution<>(low, high)(random);
+        };
+        SpeculationController controller({}, nullptr);
+        for (int32_t depth = 0; depth <= kMaxDraft; ++depth) {
+          const double slow = pick(1.0, depth == 0 ? 1.6 : 1.3);
+          controller.SeedCost(1, depth, slow * costs.run(1, 1 + depth),
+                              depth > 0 ? slow * costs.draft(1, depth) : 0);
+        }
+        const std::vector<DraftOffer> offers = {{DraftSource::kMtp, kMaxDraft, 0}};
+        double weather = 1.0;
+        int64_t turn = 0;
+        for (int64_t step = 0; step < 1500; ++step) {
+          if (step == turn) {
+            weather = pick(1.0, 1.5);
+            turn += static_cast<int64_t>(pick(20, 300));
+          }
+          const std::vector<DraftCandidate> candidate = {
+              {SequenceId(1), {DraftMode::kAuto, kMaxDraft}, kMaxDraft, offers}};
+          const DraftDecision d = controller.Decide(candidate, {.rows = 9})[0];
+          int32_t accepted = 0;
+          while (accepted < d.depth && pick(0, 1) < acceptance) ++accepted;
+          const double run = costs.run(1, 1 + d.depth), draft = d.depth > 0 ? costs.draft(1, d.depth) : 0;
+          const std::vector<DraftOutcome> outcome = {{SequenceId(1), d.source, d.depth, d.depth, accepted}};
+          controller.Observe({.draft_s = draft * weather * pick(0.9, 1.1),
+                              .run_s = run * weather * pick(0.9, 1.1),
+                              .outcomes = outcome});
+          // Of good weather: nobody is to gain by drafting only while it rains.
+          tokens += 1 + accepted;
+          seconds += run + draft;
+        }
+      }
+      const int32_t best = BestStatic(world);
+      EXPECT_GE(tokens / seconds, 0.97 * StaticRate(world, best))
+          << costs.name << ", acceptance " << acceptance << ": best static depth " << best << ", share "
+          << tokens / seconds / StaticRate(world, best);
+    }
   }
 }
 
@@ -300,7 +396,7 @@ TEST(SpeculationController, TheArbiterTakesTheSourceThatPays) {
       const double a = (d.source == DraftSource::kSuffix) == suffix_is_right ? 0.95 : 0.05;
       int32_t accepted = 0;
       while (accepted < d.depth && std::uniform_real_distribution<>(0, 1)(random) < a) ++accepted;
-      const std::vector<DraftOutcome> outcome = {{SequenceId(1), d.source, d.depth, accepted}};
+      const std::vector<DraftOutcome> outcome = {{SequenceId(1), d.source, d.depth, d.depth, accepted}};
       controller.Observe({.draft_s = d.source == DraftSource::kMtp ? world.costs.draft(1, d.depth) : 0,
                           .run_s = world.costs.run(1, 1 + d.depth),
                           .outcomes = outcome});

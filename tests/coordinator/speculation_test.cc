@@ -2,10 +2,13 @@
 // of it is right, each request gets the tokens it would have got alone, and is told the truth about them.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <map>
 #include <random>
 
 #include "absl/strings/str_format.h"
+#include "coordinator/api_error.h"
+#include "coordinator/calibration.h"
 #include "coordinator/engine.h"
 #include "coordinator/generation.h"
 #include "coordinator/metrics.h"
@@ -178,7 +181,8 @@ TEST_F(DraftedEngine, TokensStepsAndDraftsAreCountedApart) {
   EXPECT_EQ(stats.accepted, 6);
   EXPECT_DOUBLE_EQ(stats.mean_accepted_length(), 3.0);
   EXPECT_EQ(stats.acceptance_histogram, (std::vector<int64_t>{0, 0, 3}));
-  EXPECT_EQ(stats.accepted_per_position, (std::vector<int64_t>{3, 3}));
+  EXPECT_EQ(stats.drafted_per_position, (std::vector<int64_t>{3, 3, 3}));
+  EXPECT_EQ(stats.accepted_per_position, (std::vector<int64_t>{3, 3, 0})) << "as deep as drafts were";
   ASSERT_EQ(stats.sources.size(), 1u);
   EXPECT_EQ(stats.sources[0].name, "mtp");
   std::string marks;
@@ -298,12 +302,160 @@ TEST_F(DraftedEngine, AutoMeasuresOnceBeforeTheFirstRequestAndDrafts) {
   EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"1\",le=\"128\"} 0"));
 }
 
-TEST_F(DraftedEngine, NothingIsMeasuredWithoutAuto) {
+TEST_F(DraftedEngine, ADrafterThatBringsNothingIsSoonLeftAlone) {
+  trunk_.right_drafts = nullptr;
+  std::atomic<int64_t> asked = 0;
+  trunk_.before_step = [&](const StepPlan& plan) {
+    for (const SequenceRows& rows : plan.sequences) asked += rows.draft_depth > 0 ? 1 : 0;
+    return absl::OkStatus();
+  };
+  Engine& engine = Start();
+  ASSERT_TRUE(engine.Warm(std::chrono::seconds(60)).ok());
+  const int64_t before = asked;
+  GenerateRequest request = Fixed({4, 5}, 120, 1);
+  request.speculation = {};
+  const auto result = RunGeneration(engine, std::move(request));
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->token_ids(), Expected({4, 5}, 120));
+  EXPECT_GT(asked - before, 0);
+  EXPECT_LE(asked - before, 16);
+  EXPECT_EQ(result->end.speculation.method, "off");
+}
+
+TEST_F(DraftedEngine, NothingIsMeasuredUntilSomebodyWantsAuto) {
   SpeculationPolicy policy;
   policy.mode = DraftMode::kFixed;
+  trunk_.seconds = [](const StepPlan&) { return std::pair{0.001, 0.0001}; };
   Engine& engine = Start(policy);
   EXPECT_TRUE(engine.Warm(std::chrono::seconds(60)).ok());
   EXPECT_EQ(trunk_.steps(), 1);
+  EXPECT_EQ(engine.stats().exchange.layers, 0) << "a proof of readiness is no request's";
+  GenerateRequest request = Fixed({1, 2}, 9, 8);
+  ASSERT_TRUE(RunGeneration(engine, request).ok());
+  const int64_t fixed = trunk_.steps();
+  EXPECT_EQ(fixed, 1 + 4) << "the prompt, and 3 + 3 + 2 tokens";
+  request.speculation.mode = DraftMode::kAuto;
+  ASSERT_TRUE(RunGeneration(engine, request).ok());
+  const int64_t measured = trunk_.steps() - fixed;
+  EXPECT_GT(measured, 30);
+  EXPECT_LE(engine.stats().exchange.layers, 4 + 9) << "nor is measuring";
+  EXPECT_EQ(engine.stats().exchange.bytes, 100 * engine.stats().exchange.layers);
+  const int64_t before = trunk_.steps();
+  ASSERT_TRUE(RunGeneration(engine, request).ok());
+  EXPECT_LE(trunk_.steps() - before, 9) << "once";
+}
+
+TEST_F(DraftedEngine, AFailedMeasurementIsLoggedAndGivenUpAfterThree) {
+  std::atomic<int> measured = 0;
+  trunk_.before_step = [&](const StepPlan& plan) {
+    // Only a measurement has a prompt of eight.
+    if (plan.sequences[0].prompt_tokens != 8) return absl::OkStatus();
+    ++measured;
+    return absl::InternalError("a worker stumbled");
+  };
+  std::vector<std::string> log;
+  SchedulerOptions options;
+  engine_ = std::make_unique<Engine>(
+      Engine::Parts{.trunk = &trunk_, .log = [&](const std::string& line) { log.push_back(line); }},
+      GenerationDefaults{}, options);
+  engine_->Start();
+  for (int i = 0; i < 5; ++i) {
+    GenerateRequest request = Fixed({1, 2}, 9, 1);
+    request.speculation = {};
+    const auto result = RunGeneration(*engine_, std::move(request));
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->token_ids(), Expected({1, 2}, 9));
+  }
+  engine_->Stop();
+  EXPECT_EQ(measured, 3);
+  ASSERT_EQ(log.size(), 3u);
+  EXPECT_THAT(log[0], HasSubstr("a worker stumbled"));
+}
+
+TEST(DraftedEngineParts, AFixedDepthNeedsADrafter) {
+  TrunkInfo info = FakeTrunk::SmallInfo();
+  info.draft_refusal = "mtp.fc.weight is missing";
+  FakeTrunk trunk(info, 64, FakeTrunk::Hash(100));
+  SchedulerOptions options;
+  options.speculation.mode = DraftMode::kFixed;
+  Engine engine(Engine::Parts{.trunk = &trunk}, GenerationDefaults{}, options);
+  GenerateRequest request;
+  request.input = std::vector<TokenId>{1};
+  request.stopping.max_tokens = 4;
+  EXPECT_TRUE(engine.Check(request).ok()) << "the head's own choice is the head's own matter";
+  request.speculation.mode = DraftMode::kFixed;
+  request.speculation.max_draft_tokens = 0;
+  EXPECT_TRUE(engine.Check(request).ok());
+  request.speculation.max_draft_tokens = 2;
+  const absl::Status refused = engine.Check(request);
+  EXPECT_EQ(FactsOf(refused).reason, reasons::kFeatureDisabled);
+  EXPECT_EQ(FactsOf(refused).field, "speculation.mode");
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("mtp.fc.weight is missing"));
+}
+
+class Measured : public ::testing::Test {
+ protected:
+  absl::StatusOr<std::vector<StepCost>> Costs(CalibrationLimits limits, double step_s) {
+    trunk_.right_drafts = [](const SequenceRows&, const std::vector<TokenId>&) { return 0; };
+    trunk_.seconds = [this, step_s](const StepPlan& plan) {
+      int64_t rows = 0, depth = 0;
+      for (const SequenceRows& s : plan.sequences) {
+        rows += static_cast<int64_t>(s.tokens.size()) + s.draft_depth;
+        depth = std::max<int64_t>(depth, s.draft_depth);
+      }
+      // Cold at first.
+      return std::pair{(trunk_steps_++ < 3 ? 5.0 : 1.0) * step_s * static_cast<double>(9 + rows) / 10,
+                       0.1 * step_s * static_cast<double>(depth)};
+    };
+    auto costs = MeasureStepCosts(
+        trunk_, limits, [&] { return SequenceId(next_sequence_++); }, [&] { return StepId(next_step_++); });
+    trunk_steps_ = 0;
+    EXPECT_EQ(trunk_.live(), 0);
+    return costs;
+  }
+  static std::map<int32_t, std::map<int32_t, StepCost>> ByBatch(const std::vector<StepCost>& costs) {
+    std::map<int32_t, std::map<int32_t, StepCost>> out;
+    for (const StepCost& cost : costs) out[cost.batch][cost.depth] = cost;
+    return out;
+  }
+
+  int trunk_steps_ = 0;
+  uint64_t next_sequence_ = 1, next_step_ = 1;
+  FakeTrunk trunk_{DraftingInfo(), 64, FakeTrunk::Hash(100)};
+};
+
+TEST_F(Measured, EveryDepthOfFewSequences) {
+  const auto costs = Costs({4, 100, 64, true}, 0.001);
+  ASSERT_TRUE(costs.ok()) << costs.status();
+  const auto by_batch = ByBatch(*costs);
+  ASSERT_EQ(by_batch.size(), 3u);
+  for (const auto& [batch, depths] : by_batch) {
+    ASSERT_EQ(depths.size(), 9u) << batch;
+    for (const auto& [depth, cost] : depths) {
+      EXPECT_DOUBLE_EQ(cost.run_s, 0.0001 * (9 + batch * (1 + depth))) << batch << " " << depth;
+      EXPECT_DOUBLE_EQ(cost.draft_s, 0.0001 * depth);
+    }
+  }
+}
+
+TEST_F(Measured, SlowStepsLeaveACurveOfOneSequenceAndNoPointAlone) {
+  for (const double step_s : {0.05, 0.1, 0.2, 0.5, 2.0}) {
+    const auto costs = Costs({4, 100, 64, true}, step_s);
+    ASSERT_TRUE(costs.ok()) << costs.status();
+    auto by_batch = ByBatch(*costs);
+    for (const int32_t depth : {0, 1, 4}) EXPECT_TRUE(by_batch[1].contains(depth)) << step_s << " " << depth;
+    for (const auto& [batch, depths] : by_batch) EXPECT_GE(depths.size(), 2u) << step_s << " " << batch;
+  }
+}
+
+TEST_F(Measured, RowsWithoutTheMtpLayerAsPiecesOfAPrompt) {
+  const auto costs = Costs({4, 100, 16, false}, 0.001);
+  ASSERT_TRUE(costs.ok()) << costs.status();
+  EXPECT_EQ(trunk_.drafted(), 0);
+  auto by_batch = ByBatch(*costs);
+  EXPECT_EQ(by_batch[1].size(), 9u);
+  EXPECT_EQ(by_batch[4].size(), 4u) << "0 to 3: a chunk of 16 rows";
+  for (const auto& [depth, cost] : by_batch[1]) EXPECT_DOUBLE_EQ(cost.run_s, 0.0001 * (10 + depth)) << depth;
 }
 
 }  // namespace

@@ -65,6 +65,9 @@ class Speculation(TestCase):
             self.assertGreater(stats["drafted"], 0)
             self.assertEqual(stats["accepted"], sum(stats["accepted_per_position"]))
             self.assertEqual(sum(stats["histogram"]), stats["steps"])
+            self.assertEqual(stats["drafted"], sum(stats["drafted_per_position"]))
+            shares = [a / d for a, d in zip(stats["accepted_per_position"], stats["drafted_per_position"], strict=True)]
+            self.assertEqual(stats["acceptance_per_position"], shares)
             self.assertEqual(stats["per_source"]["mtp"]["drafted"], stats["drafted"])
             self.assertLess(stats["decode_steps"], 40)
             # Drafts behind the last token wanted are not counted as accepted.
@@ -79,9 +82,11 @@ class Speculation(TestCase):
         without = run("--draft", "off", "--logit-bias", f"{banned}=-100")
         self.assertNotIn(banned, without)
         self.assertEqual(run("--draft", 4, "--logit-bias", f"{banned}=-100"), without)
-        for penalty in (("--presence-penalty", 2), ("--frequency-penalty", 2), ("--repetition-penalty", 5)):
+        # So strong that the text cannot stay as it was: 24 tokens of a vocabulary of hundreds repeat themselves.
+        self.assertLess(len(set(plain)), len(plain))
+        for penalty in (("--presence-penalty", 100), ("--frequency-penalty", 100), ("--repetition-penalty", 1000)):
             fresh = run("--draft", "off", *penalty)
-            self.assertGreaterEqual(len(set(fresh)), len(set(plain)), penalty)
+            self.assertNotEqual(fresh, plain, penalty)
             self.assertEqual(run("--draft", 4, *penalty), fresh, penalty)
 
     def test_every_command_and_link_takes_a_simulated_wire(self):
@@ -106,6 +111,14 @@ class Speculation(TestCase):
             self.assertIsNone(comparison["first_difference"])
         self.assertGreater(said["comparisons"][0]["drafted"], 0)
 
+    def test_verify_takes_rules_that_name_ranks(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as rules:
+            json.dump({"rules": [{"holders": [1]}]}, rules)
+            rules.flush()
+            status, out, err = paceline("verify", WITH_MTP, "--max-tokens", 12, "--placement", rules.name, "--head-split", "--json")
+            self.assertEqual(status, 0, err)
+            self.assertEqual([c["name"] for c in json.loads(out)["comparisons"]], NAMES)
+
     def test_verify_against_a_running_head(self):
         head = self.start(Head, "--local-workers", 1, model=WITH_MTP).wait_ready()
         status, out, err = paceline("verify", f"grpc://{head.grpc}", "--max-tokens", 24)
@@ -117,9 +130,12 @@ class Speculation(TestCase):
         plain = cli_generate(prompt(20), "--max-tokens", 24, "--temperature", 0, "--draft", "off", target=f"grpc://{head.grpc}")
         self.assertEqual(plain["speculation"]["drafted"], 0)
         self.assertEqual(plain["token_ids"], drafted["token_ids"])
+        status, out, err = paceline("status", f"grpc://{head.grpc}", "--metrics")
+        self.assertEqual(status, 0, err)
+        self.assertRegex(out, r"(?m)^vllm:spec_decode_num_draft_tokens_total\{.*\} [1-9]")
 
-    def test_verify_says_where_a_head_differs(self):
-        """A head whose drafts change the text, as a faulty one would: its fifth token depends on being asked to draft."""
+    def faulty_head(self, drafted, differs):
+        """A head whose drafts may change the text: its fifth token depends on being asked to draft. Its address."""
         class Faulty(inference_pb2_grpc.InferenceServiceServicer):
             def Tokenize(self, wanted, context):
                 return api.TokenizeResponse(ids=[1, 2, 3])
@@ -128,10 +144,10 @@ class Speculation(TestCase):
                 drafts = wanted.request.speculation.mode == api.SpeculationOptions.MODE_FIXED
                 yield api.GenerateStreamResponse(started=api.Started(model="faulty", prompt_tokens=3))
                 for i in range(wanted.request.stopping.max_tokens):
-                    token = api.Token(id=100 + i + (7 if drafts and i == 4 else 0), logprob=-0.5 * i)
+                    token = api.Token(id=100 + i + (7 if drafts and differs and i == 4 else 0), logprob=-0.5 * i)
                     yield api.GenerateStreamResponse(tokens=api.Tokens(tokens=[token]))
                 yield api.GenerateStreamResponse(finished=api.Finished(reason=api.FINISH_REASON_LENGTH))
-                done = api.Completed(speculation=api.SpeculationStats(method="mtp", drafted=9 if drafts else 0))
+                done = api.Completed(speculation=api.SpeculationStats(method="mtp", drafted=drafted if drafts else 0))
                 yield api.GenerateStreamResponse(completed=done)
 
         server = grpc.server(concurrent.futures.ThreadPoolExecutor(8))
@@ -139,7 +155,11 @@ class Speculation(TestCase):
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         self.addCleanup(server.stop, None)
-        status, out, err = paceline("verify", f"grpc://127.0.0.1:{port}", "--max-tokens", 8, "--json")
+        return f"grpc://127.0.0.1:{port}"
+
+    def test_verify_says_where_a_head_differs(self):
+        head = self.faulty_head(drafted=9, differs=True)
+        status, out, err = paceline("verify", head, "--max-tokens", 8, "--json")
         self.assertEqual(status, 1, err)
         said = json.loads(out)
         self.assertFalse(said["equal"])
@@ -148,9 +168,17 @@ class Speculation(TestCase):
         self.assertTrue(verdicts["batched-greedy"]["equal"])
         self.assertEqual(verdicts["drafted-greedy"]["first_difference"], {"position": 4, "left": [104, -2.0], "right": [111, -2.0]})
         self.assertEqual(verdicts["drafted-greedy"]["tokens"], 5)
-        status, out, _ = paceline("verify", f"grpc://127.0.0.1:{port}", "--max-tokens", 8)
+        status, out, _ = paceline("verify", head, "--max-tokens", 8)
         self.assertEqual(status, 1)
         self.assertIn("DIFFERENT: 2 of 4", out.splitlines()[-1])
+
+    def test_verify_of_a_head_that_drafts_nothing_proves_nothing_but_what_differs(self):
+        status, out, err = paceline("verify", self.faulty_head(drafted=0, differs=True), "--max-tokens", 8)
+        self.assertEqual(status, 1, err)
+        self.assertIn("DIFFERENT: 2 of 4", out.splitlines()[-1])
+        status, out, err = paceline("verify", self.faulty_head(drafted=0, differs=False), "--max-tokens", 8)
+        self.assertEqual((status, out), (2, ""), err)
+        self.assertIn("drafted-greedy: nothing was drafted", err)
 
     def test_verify_that_cannot_run_says_why(self):
         for args, said in ((["/no/such/model"], "/no/such/model"),
@@ -174,10 +202,20 @@ class Speculation(TestCase):
         self.assertAlmostEqual(two["tokens_per_step"], 23 / (two["steps"] - 1), places=6)
         self.assertAlmostEqual(two["step_s"], two["draft_s"] + two["verify_s"], places=9)
         self.assertGreater(plain["exchange_s"], 200e-6)
+        # What waits is part of a step; the prompt's waiting is no decode step's.
+        for depth in told["results"]:
+            self.assertLess(depth["exchange_s"] + depth["draft_s"], depth["step_s"])
+        # The same seed, the same luck: forced acceptance does not depend on when it was measured.
+        again = paceline_json("bench", "draft", WITH_MTP, "--draft", 2, "--assume-acceptance", "0.5", "--tokens", 24, "--rounds", 1, "--json")
+        once_more = paceline_json("bench", "draft", WITH_MTP, "--depths", "4,2", "--assume-acceptance", "0.5", "--tokens", 24, "--rounds", 1,
+                                  "--json")
+        counts = ("steps", "drafted", "accepted", "accepted_per_position")
+        self.assertEqual([again["results"][1][c] for c in counts], [once_more["results"][2][c] for c in counts])
         none = paceline_json("bench", "draft", WITH_MTP, "--depths", "1", "--assume-acceptance", "0", "--tokens", 12, "--rounds", 1,
                              "--json")
         self.assertEqual(none["results"][1]["accepted"], 0)
         self.assertGreater(none["results"][1]["drafted"], 0)
+        self.assertEqual(none["results"][1]["acceptance_per_position"], [0])
 
     def test_a_layer_with_a_hole_is_refused_where_drafting_was_ordered(self):
         missing = mtp_tensors(WITH_MTP)[0]
