@@ -438,7 +438,7 @@ TEST_F(ServerTest, DraftsAreToldAndCounted) {
   const auto metrics = client.Metrics(kLimit);
   ASSERT_TRUE(metrics.ok()) << metrics.status();
   EXPECT_THAT(*metrics,
-              HasSubstr("vllm:spec_decode_num_draft_tokens_total{engine=\"0\",model_name=\"fake\"} 18"));
+              HasSubstr("vllm:spec_decode_num_draft_tokens_total{engine=\"0\",model_name=\"fake\"} 18\n"));
 
   pb::GenerateRequest seeded = request;
   seeded.mutable_speculation()->set_acceptance(pb::SpeculationOptions::ACCEPTANCE_REJECTION);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <future>
 #include <map>
 #include <random>
 
@@ -223,6 +224,115 @@ TEST_F(DraftedEngine, AStopInsideTheWindowDropsTheRest) {
   }
 }
 
+TEST_F(DraftedEngine, EveryStopMeansTheSameInsideAWindow) {
+  std::vector<std::string> letters;
+  for (int i = 0; i < 100; ++i) letters.emplace_back(1, "abcd"[i % 4]);
+  const FakeTokenizer tokenizer(letters);
+  SchedulerOptions options;
+  options.speculation.calibrate = false;
+  engine_ = std::make_unique<Engine>(Engine::Parts{.trunk = &trunk_, .tokenizer = &tokenizer},
+                                     GenerationDefaults{}, options);
+  engine_->Start();
+  std::mt19937 random(7);
+  const auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+  int by_text = 0, by_token = 0;
+  for (int i = 0; i < 60; ++i) {
+    GenerateRequest request = Fixed({pick(0, 99), pick(0, 99)}, pick(1, 60), 0);
+    request.stopping.min_tokens = std::array{0, 0, 5, 12}[static_cast<size_t>(pick(0, 3))];
+    request.stopping.min_tokens =
+        std::min<int64_t>(request.stopping.min_tokens, *request.stopping.max_tokens);
+    request.stopping.include_stop = pick(0, 1) == 1;
+    for (int n = pick(0, 2); n > 0; --n) {
+      std::string& stop = request.stopping.stop_strings.emplace_back();
+      for (int k = pick(1, 4); k > 0; --k) stop += "abcd"[pick(0, 3)];
+    }
+    for (int n = pick(0, 3); n > 0; --n) request.stopping.stop_token_ids.push_back(pick(0, 99));
+    const auto plain = RunGeneration(*engine_, request);
+    ASSERT_TRUE(plain.ok()) << plain.status();
+    by_text += plain->end.match.stop_string ? 1 : 0;
+    by_token += plain->end.match.stop_token ? 1 : 0;
+    for (const int64_t depth : {1, 3, 8}) {
+      for (const int32_t right : {0, 2, 8}) {
+        right_ = right;
+        request.speculation.max_draft_tokens = depth;
+        const auto drafted = RunGeneration(*engine_, request);
+        ASSERT_TRUE(drafted.ok()) << drafted.status();
+        const std::string which = absl::StrFormat("request %d, depth %d, right %d", i, depth, right);
+        EXPECT_EQ(drafted->token_ids(), plain->token_ids()) << which;
+        std::string text, plain_text;
+        for (const GeneratedToken& token : drafted->tokens) text += token.text;
+        for (const GeneratedToken& token : plain->tokens) plain_text += token.text;
+        EXPECT_EQ(text, plain_text) << which;
+        EXPECT_EQ(drafted->end.reason, plain->end.reason) << which;
+        EXPECT_EQ(drafted->end.match.stop_string, plain->end.match.stop_string) << which;
+        EXPECT_EQ(drafted->end.match.stop_token, plain->end.match.stop_token) << which;
+        EXPECT_EQ(drafted->end.usage.completion_tokens, plain->end.usage.completion_tokens) << which;
+      }
+    }
+  }
+  EXPECT_GT(by_text, 10);
+  EXPECT_GT(by_token, 5);
+  engine_->Stop();
+}
+
+TEST_F(DraftedEngine, TheTimeLimitCutsBetweenTokens) {
+  right_ = 8;
+  ManualClock clock;
+  trunk_.before_step = [&](const StepPlan&) {
+    clock.Advance(std::chrono::seconds(2));
+    return absl::OkStatus();
+  };
+  SchedulerOptions options;
+  options.speculation.calibrate = false;
+  engine_ = std::make_unique<Engine>(Engine::Parts{.trunk = &trunk_, .clock = &clock}, GenerationDefaults{},
+                                     options);
+  engine_->Start();
+  GenerateRequest request = Fixed({3}, 40, 4);
+  request.stopping.time_limit = std::chrono::seconds(5);
+  const auto late = RunGeneration(*engine_, request);
+  ASSERT_TRUE(late.ok()) << late.status();
+  EXPECT_EQ(late->end.reason, FinishReason::kTimeLimit);
+  // A token at 2 s, five at 4 s, and of those at 6 s the first.
+  EXPECT_EQ(late->token_ids(), Expected({3}, 7));
+  EXPECT_EQ(late->end.speculation.accepted, 5);
+  EXPECT_EQ(late->end.speculation.drafted_per_position, (std::vector<int64_t>{2, 2, 2, 2}));
+  EXPECT_EQ(late->end.speculation.accepted_per_position, (std::vector<int64_t>{2, 1, 1, 1}));
+  engine_->Stop();
+}
+
+TEST_F(DraftedEngine, CancellationComesBetweenSteps) {
+  right_ = 8;
+  int steps = 0;
+  std::promise<std::shared_ptr<GenerationTicket>> promise;
+  const std::shared_future<std::shared_ptr<GenerationTicket>> ticket = promise.get_future().share();
+  trunk_.before_step = [&](const StepPlan&) {
+    if (++steps == 3) ticket.get()->Cancel();
+    return absl::OkStatus();
+  };
+  SpeculationPolicy policy;
+  policy.calibrate = false;
+  Engine& engine = Start(policy);
+  auto queue = std::make_shared<GenerationQueue>();
+  auto submitted = engine.Submit(Fixed({3}, 40, 4), queue);
+  ASSERT_TRUE(submitted.ok());
+  promise.set_value(*submitted);
+  std::vector<TokenId> got;
+  for (;;) {
+    auto event = queue->Next(Clock::Real().Now() + std::chrono::seconds(60));
+    ASSERT_TRUE(event);
+    if (const auto* tokens = std::get_if<std::vector<GeneratedToken>>(&*event)) {
+      for (const GeneratedToken& token : *tokens) got.push_back(token.id);
+    }
+    const auto* end = std::get_if<GenerationEnd>(&*event);
+    if (end == nullptr) continue;
+    EXPECT_EQ(end->reason, FinishReason::kCancelled);
+    EXPECT_EQ(end->usage.completion_tokens, 11);
+    break;
+  }
+  EXPECT_EQ(got, Expected({3}, 11)) << "the window that ran is not cut";
+  EXPECT_EQ(trunk_.live(), 0);
+}
+
 TEST_F(DraftedEngine, OneSinkCallPerStep) {
   Engine& engine = Start();
   auto queue = std::make_shared<GenerationQueue>();
@@ -286,20 +396,21 @@ TEST_F(DraftedEngine, AutoMeasuresOnceBeforeTheFirstRequestAndDrafts) {
   const SpeculationStats& stats = result->end.speculation;
   const std::string labels = "{engine=\"0\",model_name=\"fake\"} ";
   EXPECT_THAT(text, HasSubstr("# TYPE vllm:spec_decode_num_drafts_total counter"));
-  EXPECT_THAT(text, HasSubstr("vllm:spec_decode_num_drafts_total" + labels + std::to_string(stats.steps)));
   EXPECT_THAT(text,
-              HasSubstr("vllm:spec_decode_num_draft_tokens_total" + labels + std::to_string(stats.drafted)));
+              HasSubstr("vllm:spec_decode_num_drafts_total" + labels + std::to_string(stats.steps) + "\n"));
+  EXPECT_THAT(text, HasSubstr("vllm:spec_decode_num_draft_tokens_total" + labels +
+                              std::to_string(stats.drafted) + "\n"));
   EXPECT_THAT(text, HasSubstr("vllm:spec_decode_num_accepted_tokens_total" + labels +
-                              std::to_string(stats.accepted)));
+                              std::to_string(stats.accepted) + "\n"));
   EXPECT_THAT(text, HasSubstr("vllm:spec_decode_num_accepted_tokens_per_pos_total{engine=\"0\",model_name="
                               "\"fake\",position=\"0\"} " +
-                              std::to_string(stats.accepted_per_position[0])));
+                              std::to_string(stats.accepted_per_position[0]) + "\n"));
   EXPECT_THAT(text, HasSubstr("paceline_spec_decode_num_drafts_total{model=\"fake\",source=\"mtp\"} " +
-                              std::to_string(stats.steps)));
-  EXPECT_THAT(text,
-              HasSubstr("paceline_draft_depth_count{model=\"fake\"} " + std::to_string(stats.decode_steps)));
-  EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"0\",le=\"2\"} 0"));
-  EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"1\",le=\"128\"} 0"));
+                              std::to_string(stats.steps) + "\n"));
+  EXPECT_THAT(text, HasSubstr("paceline_draft_depth_count{model=\"fake\"} " +
+                              std::to_string(stats.decode_steps) + "\n"));
+  EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"0\",le=\"2\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"1\",le=\"128\"} 0\n"));
 }
 
 TEST_F(DraftedEngine, ADrafterThatBringsNothingIsSoonLeftAlone) {
