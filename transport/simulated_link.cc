@@ -37,12 +37,10 @@ void AskForExactTimers() {
   (void)asked;
 }
 
-// The calling thread goes before threads that compute: it runs for microseconds, when a message is due. Where
-// that is not allowed it asks for short turns (sched_setattr(2), which glibc does not wrap); where the kernel
-// knows no such thing either, the wire is less exact under load.
-void AskForPrecedence() {
-  const sched_param first{.sched_priority = 1};
-  if (sched_setscheduler(0, SCHED_FIFO, &first) == 0) return;
+// The calling thread runs for microseconds, when a message is due: it asks for short turns, which come sooner
+// (sched_setattr(2), which glibc does not wrap). Where the kernel knows no such thing the wire is less exact
+// under load. No real-time priority: a thread that never sleeps would stop the machine.
+void AskForShortTurns() {
   struct {
     uint32_t size, policy;
     uint64_t flags;
@@ -212,6 +210,7 @@ class SimulatedLink final : public Link {
       const absl::Status sent = inner_->Send(std::span(&bytes, 1));
       lock.lock();
       if (dead_.ok()) dead_ = sent;
+      if (!dead_.ok()) out_.queue.clear();
       Keep(std::move(message));
     }
     while (inner_status_.ok()) {
@@ -238,7 +237,7 @@ class SimulatedLink final : public Link {
   // The pump thread: sleeps in the link inside, so that an arrival enters the wire at once.
   void Pump() {
     AskForExactTimers();
-    AskForPrecedence();
+    AskForShortTurns();
     while (!stop_.load()) {
       if (!Move().ok()) {
         changed_.notify_all();

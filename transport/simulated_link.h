@@ -31,7 +31,7 @@ absl::StatusOr<SimulationOptions> ParseSimulation(std::string_view text);
 
 // On Clock::Real() a thread of the link's own moves messages when they are due, whatever its owner does
 // meanwhile. On any other clock there is no thread: what is due moves in Send, TryReceive and Wait. What is
-// on the wire when the link is destroyed is lost. The pump asks for real-time priority and, like an owner
+// on the wire when the link is destroyed is lost. The pump asks for short turns and, like an owner
 // that waits, for exact timers of its thread; where the system refuses, delays are less exact.
 std::unique_ptr<Link> WrapSimulated(std::unique_ptr<Link> inner, const SimulationOptions& options,
                                     Clock& clock);
