@@ -1,8 +1,6 @@
 // Sequence state memory.
 #include "model/caches.h"
 
-#include "base/check.h"
-
 namespace paceline {
 namespace {
 
@@ -21,25 +19,6 @@ KvLayer::KvLayer(const kernels::AttentionShape& shape, kernels::KvDtype dtype, i
   k_ = LazyMemory(bytes);
   v_ = LazyMemory(bytes);
 }
-
-void KvCursors::Open(SequenceId sequence, int32_t) { sequences_[sequence] = {}; }
-
-void KvCursors::Extend(SequenceId sequence, int64_t first, int32_t rows, bool) {
-  const auto written = sequences_.find(sequence);
-  CHECK(written != sequences_.end());
-  CHECK_EQ(first, written->second.committed);
-  written->second.end = first + rows;
-}
-
-void KvCursors::Commit(SequenceId sequence, int64_t position) {
-  const auto written = sequences_.find(sequence);
-  CHECK(written != sequences_.end());
-  CHECK_GE(position, written->second.committed);
-  CHECK_LE(position, written->second.end);
-  written->second = {position, position};
-}
-
-void KvCursors::Close(SequenceId sequence) { sequences_.erase(sequence); }
 
 Caches::Caches(const ModelConfig& config, kernels::KvDtype dtype, int32_t slots, int32_t pages)
     : gdn_(GdnShapeOf(config), GdnLayers(config), slots) {

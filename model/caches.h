@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <unordered_map>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -27,35 +26,18 @@ class KvLayer {
   LazyMemory k_, v_;  // [pages, kv_heads, kAttentionBlock, head_dim]
 };
 
-// KV rolls back by itself: a row reads no position behind its own, and what was taken back is written again
-// before it is read. That holds as long as rows follow on, which is CHECKed here.
-class KvCursors final : public StateKind {
- public:
-  void Open(SequenceId sequence, int32_t slot) override;
-  void Extend(SequenceId sequence, int64_t first, int32_t rows, bool speculative) override;
-  void Commit(SequenceId sequence, int64_t position) override;
-  void Close(SequenceId sequence) override;
-
- private:
-  struct Written {
-    int64_t committed = 0;
-    int64_t end = 0;
-  };
-  std::unordered_map<SequenceId, Written> sequences_;
-};
-
-// Everything, by layer index of the trunk. Before rows of a sequence run, both kinds have heard of them.
+// Everything, by layer index of the trunk. Before rows of a sequence run, gdn_state() has heard of them. KV
+// rolls back by itself: a row reads no position behind its own, and what was taken back is written again
+// before it is read, since rows follow on (StateRegistry CHECKs that).
 class Caches {
  public:
   Caches(const ModelConfig& config, kernels::KvDtype dtype, int32_t slots, int32_t pages);
   const KvLayer& kv(size_t layer) const { return kv_[layer]; }
   const GdnLayer& gdn(size_t layer) const { return gdn_.layer(layer); }
-  KvCursors& kv_state() { return cursors_; }
   GdnCache& gdn_state() { return gdn_; }
 
  private:
   std::vector<KvLayer> kv_;  // [layers], empty where the mixer is another
-  KvCursors cursors_;
   GdnCache gdn_;
 };
 

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/status.h"
 #include "model/int4_weights.h"
+#include "model/widen_row.h"
 
 namespace paceline {
 namespace {

@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "kernels/kernels.h"
 #include "kernels/plain_decode.h"
+#include "model/widen_row.h"
 
 namespace paceline {
 namespace {
@@ -93,25 +94,6 @@ float RoundGroup(const float* x, int64_t count, uint8_t* codes) {
 }
 
 }  // namespace
-
-void WidenRow(const PlainLinear& w, int64_t n, float* out) {
-  switch (w.format) {
-    case WeightFormat::kF32:
-      std::memcpy(out, w.data.data() + 4 * n * w.inputs, static_cast<size_t>(w.inputs) * 4);
-      return;
-    case WeightFormat::kBF16: {
-      const uint8_t* from = w.data.data() + 2 * n * w.inputs;
-      for (int64_t k = 0; k < w.inputs; ++k) {
-        uint16_t bits;
-        std::memcpy(&bits, from + 2 * k, 2);
-        out[k] = kernels::FromBf16(bits);
-      }
-      return;
-    }
-    default:
-      for (int64_t k = 0; k < w.inputs; ++k) out[k] = kernels::PlainValue(w, n, k);
-  }
-}
 
 void MakeInt4(PlainLinear& w) {
   if (w.format == WeightFormat::kInt4) return;

@@ -11,7 +11,4 @@ namespace paceline {
 // already stays. A NaN or infinity makes its group's scale NaN.
 void MakeInt4(kernels::PlainLinear& w);
 
-// Row n of any format as fp32: out [w.inputs].
-void WidenRow(const kernels::PlainLinear& w, int64_t n, float* out);
-
 }  // namespace paceline

@@ -8,34 +8,13 @@
 
 #include "base/check.h"
 #include "model/checkpoint.h"
-#include "model/float_bits.h"
+#include "model/widen_row.h"
 
 namespace paceline {
 namespace {
 
 using kernels::PlainLinear;
 using kernels::WeightFormat;
-
-void WidenRow(WeightFormat format, const uint8_t* from, int64_t count, float* to) {
-  switch (format) {
-    case WeightFormat::kF32:
-      std::memcpy(to, from, static_cast<size_t>(count) * 4);
-      return;
-    case WeightFormat::kBF16:
-      for (int64_t i = 0; i < count; ++i) {
-        uint16_t bits;
-        std::memcpy(&bits, from + 2 * i, 2);
-        to[i] = Bf16ToFloat(bits);
-      }
-      return;
-    default:
-      for (int64_t i = 0; i < count; ++i) {
-        uint16_t bits;
-        std::memcpy(&bits, from + 2 * i, 2);
-        to[i] = HalfToFloat(bits);
-      }
-  }
-}
 
 // Returns the row's scale.
 float QuantiseRow(const float* row, int64_t count, int8_t* codes) {
@@ -73,9 +52,8 @@ kernels::PlainLinear QuantiseRowsInt8(const kernels::PlainLinear& head) {
   out.scales.resize(static_cast<size_t>(head.outputs));
   out.data.resize(static_cast<size_t>(head.outputs * head.inputs));
   std::vector<float> row(static_cast<size_t>(head.inputs));
-  const int64_t size = head.format == WeightFormat::kF32 ? 4 : 2;
   for (int64_t n = 0; n < head.outputs; ++n) {
-    WidenRow(head.format, head.data.data() + n * head.inputs * size, head.inputs, row.data());
+    WidenRow(head, n, row.data());
     out.scales[static_cast<size_t>(n)] =
         QuantiseRow(row.data(), head.inputs, reinterpret_cast<int8_t*>(out.data.data()) + n * head.inputs);
   }

@@ -29,7 +29,6 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LocalTrunk::Load(const Checkpoint& c
   const RowRange head_rows = placement.head_rows().empty() ? RowRange{} : placement.head_rows()[0];
   ASSIGN_OR_RETURN(trunk->head_, LmHead::Load(checkpoint, head_format, head_rows, trunk->table_));
   trunk->caches_ = std::make_unique<Caches>(config, o.kv_dtype, o.slots, o.pages);
-  trunk->states_.Add(&trunk->caches_->kv_state());
   trunk->states_.Add(&trunk->caches_->gdn_state());
   trunk->states_.Add(&trunk->samplers_);
   if (peers != nullptr) {

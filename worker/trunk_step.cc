@@ -191,7 +191,7 @@ absl::Status LocalTrunk::ReadLogits(const StepContext& context, const StepPlan& 
       const int32_t begin = step.first_row[sequence];
       // A row behind a wrong draft is no text: neither its token nor its errors count.
       if (!out.status.ok() || step.verifications[sequence].done()) continue;
-      out.status = CheckRowErrors(step, begin, row + 1);
+      out.status = CheckRowErrors(step, row, row + 1);  // Commit looks at all of them
       if (!out.status.ok()) continue;
       out.status = ReadRow(context, plan.sequences[sequence], row - begin, step.verifications[sequence],
                            logits + static_cast<int64_t>(r) * config_.vocab, out);
@@ -231,8 +231,10 @@ absl::Status LocalTrunk::ReadRow(const StepContext& context, const SequenceRows&
     result.rows.push_back(std::move(out));
     return absl::OkStatus();
   }
-  const float* raw = logits;  // [vocab], as the head gave them
-  if (rows.logprobs) {
+  // [vocab], as the head gave them. Masks leave the logit of a token that may be drawn; penalties and bias
+  // do not.
+  const float* raw = logits;
+  if (rows.logprobs && (rows.sampling.penalises() || rows.sampling.adjustments != nullptr)) {
     float* copy = workspace_.Take<float>(config_.vocab);
     std::copy_n(logits, vocab, copy);
     raw = copy;

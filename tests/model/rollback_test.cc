@@ -48,8 +48,7 @@ class Rig {
     head_ = *LmHead::Load(*checkpoint_, HeadFormat::kStored, {}, table_);
     caches_ = std::make_unique<Caches>(config_, kernels::KvDtype::kBF16, kSequences + 1,
                                        (kSequences + 1) * kPagesEach);
-    for (StateKind* kind : std::initializer_list<StateKind*>{&caches_->kv_state(), &gdn(), &samplers_})
-      states_.Add(kind);
+    for (StateKind* kind : std::initializer_list<StateKind*>{&gdn(), &samplers_}) states_.Add(kind);
     for (int32_t slot = 0; slot <= kSequences; ++slot) {
       pages_.push_back({slot * kPagesEach, slot * kPagesEach + 1});
       ids_.push_back(SequenceId(100 + static_cast<uint64_t>(slot)));

@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/step.h"
-#include "model/caches.h"
+#include "model/gdn_cache.h"
 #include "model/sampler_states.h"
 
 namespace paceline {
@@ -17,7 +17,6 @@ class SequenceState : public ::testing::Test {
  protected:
   SequenceState() : gdn_({1, 2, 8, 8, 4}, {true, false, true}, 3) {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
-    states_.Add(&cursors_);
     states_.Add(&gdn_);
     states_.Add(&samplers_);
   }
@@ -28,7 +27,6 @@ class SequenceState : public ::testing::Test {
   }
   bool InPlace(int32_t slot) const { return Blocks(slot).first == Blocks(slot).second; }
 
-  KvCursors cursors_;
   GdnCache gdn_;
   SamplerStates samplers_;
   StateRegistry states_;
@@ -155,13 +153,6 @@ TEST_F(SequenceStateDeathTest, KindsByThemselves) {
   gdn_.Open(kTwo, 0);
   EXPECT_DEATH(gdn_.Extend(kOne, 30, 1, false), "owners_") << "its slot is another's";
 
-  EXPECT_DEATH(cursors_.Extend(kOne, 0, 1, false), "check failed");
-  cursors_.Open(kOne, 0);
-  EXPECT_DEATH(cursors_.Extend(kOne, 1, 1, false), "first ==");
-  cursors_.Extend(kOne, 0, 4, false);
-  EXPECT_DEATH(cursors_.Commit(kOne, 5), "position <=");
-  cursors_.Commit(kOne, 3);
-  EXPECT_DEATH(cursors_.Commit(kOne, 2), "position >=");
   EXPECT_DEATH((void)samplers_.at(kTwo), "check failed");
 }
 

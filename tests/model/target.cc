@@ -26,7 +26,6 @@ Target::Target(const std::string& directory, const kernels::KernelTable& kernel_
   experts_ = *ExpertStore::Load(*checkpoint_, placement_, RankId(0), table, pool, {});
   head_ = *LmHead::Load(*checkpoint_, *ResolveHeadFormat(*checkpoint_, HeadFormat::kAuto), {}, table);
   caches_ = std::make_unique<Caches>(checkpoint_->config(), kernels::KvDtype::kBF16, 1, kPages);
-  states_.Add(&caches_->kv_state());
   states_.Add(&caches_->gdn_state());
 }
 
