@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/constraint.h"
 #include "base/ids.h"
 #include "base/placement.h"
 
@@ -54,9 +55,9 @@ struct LogitAdjustments {
   std::vector<TokenId> allowed;                 // ascending; empty: all. Others count as minus infinity
 };
 
-// How a row's logits become a token. Order: allowed ids and bias, repetition, presence and frequency
-// penalties, temperature, top-k, top-p, min-p, then argmax of log p + Gumbel noise keyed by (seed, choice,
-// position of the token drawn).
+// How a row's logits become a token. Order: the constraint's mask, allowed ids and bias, repetition, presence
+// and frequency penalties, temperature, top-k, top-p, min-p, then argmax of log p + Gumbel noise keyed by
+// (seed, choice, position of the token drawn).
 struct Sampling {
   float temperature = 1.0f;  // 0 = greedy
   int32_t top_k = 0;         // 0 = off
@@ -69,6 +70,7 @@ struct Sampling {
   float presence_penalty = 0.0f;  // subtracted from ids generated so far
   float frequency_penalty = 0.0f;                       // subtracted once for every time the id was generated
   std::shared_ptr<const LogitAdjustments> adjustments;  // null: none
+  std::shared_ptr<const Constraint> constraint;         // null: any text
   AcceptanceRule acceptance = AcceptanceRule::kCoupled;
 
   bool penalises() const {
