@@ -35,6 +35,12 @@ DepthAcceptance DepthAcceptance::Prior() {
   return prior;
 }
 
+DepthAcceptance DepthAcceptance::Doubtful() {
+  DepthAcceptance doubtful;
+  doubtful.depths_[0] = {0.1, 0.4};
+  return doubtful;
+}
+
 DepthAcceptance DepthAcceptance::From(const DepthAcceptance& prior, double weight) {
   DepthAcceptance out;
   const std::array<double, kMaxDraft> rates = prior.Rates(0);

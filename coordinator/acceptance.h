@@ -19,6 +19,9 @@ class DepthAcceptance {
   DepthAcceptance() = default;
   // What is believed of a source nobody has tried.
   static DepthAcceptance Prior();
+  // What is believed of a source that has failed: little, on so little ground that one right draft changes
+  // it.
+  static DepthAcceptance Doubtful();
   // Begins with what `prior` knows, taken for `weight` drafts per depth.
   static DepthAcceptance From(const DepthAcceptance& prior, double weight);
 

@@ -26,8 +26,10 @@ constexpr int32_t kTest = 16;
 // and to pay all the same.
 constexpr int32_t kBarren = 12;
 constexpr double kBarrenRate = 0.1;
-constexpr int32_t kFirstRest = 128;
-constexpr int32_t kLongestRest = 1024;
+// Text that turns often turns back within a few lines: the first rest is short, and one draft is enough to go
+// on resting. What never pays costs a draft per 256 steps in the end.
+constexpr int32_t kFirstRest = 16;
+constexpr int32_t kLongestRest = 256;
 
 // Matches of at least so many tokens fall into one suffix arm.
 constexpr std::array<int32_t, 3> kMatchBounds = {4, 8, 16};
@@ -73,11 +75,12 @@ SpeculationController::Request& SpeculationController::Of(SequenceId id) {
   return found->second;
 }
 
-// Counts rests down. An arm that has rested begins anew: what it knew is what sent it to rest.
+// Counts rests down. An arm that has rested begins anew, with little hope: what it knew is what sent it to
+// rest.
 void SpeculationController::Rest(Request& request) {
   for (Arm& arm : request.arms) {
     if (arm.rest_left == 0 || --arm.rest_left > 0) continue;
-    arm.acceptance = DepthAcceptance();
+    arm.acceptance = DepthAcceptance::Doubtful();
     arm.tested = 0;
     arm.barren = 0;
     arm.retest = true;
@@ -158,7 +161,7 @@ SpeculationController::Plan SpeculationController::Auto(const DraftCandidate& ca
     plan.arm = ArmOf(offer);
     Arm& arm = request.arms[plan.arm];
     if (arm.rest_left > 0) continue;
-    if (arm.retest && arm.tested < kTrial) most = 1;
+    if (arm.retest && arm.tested == 0) most = 1;
     plan.most = most;
     plan.survival = arm.acceptance.Survival();
     plan.gain = Gain(plan.survival, plan.source, most, batch, limits);
@@ -171,10 +174,11 @@ SpeculationController::Plan SpeculationController::Auto(const DraftCandidate& ca
     } else {
       // Not for lack of right drafts: nothing could pay in such a step.
       if (Gain(certain, plan.source, most, batch, limits) <= 1.0) continue;
-      // Close to the border it is no matter which side is right: a rest only where it is clear.
-      const double deviations = arm.tested < kTest ? 1.0 : 0.5;
+      // Close to the border it is no matter which side is right: a rest only where it is clear. One that has
+      // rested knows that it is likely to rest again.
+      const double deviations = arm.retest ? 0.0 : arm.tested < kTest ? 1.0 : 0.5;
       const bool may_win = Gain(arm.acceptance.Survival(deviations), plan.source, most, batch, limits) > 1.0;
-      if (barren || (arm.tested >= kTrial && !may_win)) {
+      if (barren || (arm.tested >= (arm.retest ? 1 : kTrial) && !may_win)) {
         arm.rest_left = arm.next_rest;
         arm.next_rest = std::min(2 * arm.next_rest, kLongestRest);
         continue;

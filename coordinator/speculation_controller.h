@@ -6,8 +6,8 @@
 // acceptance would forgive it, rejection sampling would not).
 //
 // Each request has *arms*: the MTP layer, and the suffix drafter by how long its match is. An arm whose
-// drafts do not pay is given a few steps to show otherwise, then rests (128 steps, doubling to 1024), then is
-// tried again at depth 1.
+// drafts do not pay is given a few steps to show otherwise, then rests (16 steps, doubling to 256), then is
+// tried again with one draft.
 #pragma once
 
 #include <array>
