@@ -56,12 +56,18 @@ absl::StatusOr<Compute> ResolveCompute(const ComputeOptions& options, int ranks_
   return compute;
 }
 
+absl::StatusOr<const kernels::KernelTable*> TableFor(const Compute& compute, const std::string& float_math) {
+  if (float_math != "native" || compute.table->float_math == kernels::FloatMath::kNative)
+    return compute.table;
+  if (compute.table->native != nullptr) return compute.table->native;
+  return Error(errors::kDevice,
+               absl::StrCat("--float-math native needs the matrix units of AMX, and backend ",
+                            std::string(compute.table->name),
+                            " has none; leave the flag out for the portable contract, which is as exact, or "
+                            "compute native bits slowly with --isa amx-emulated"));
+}
+
 absl::StatusOr<ContractOptions> ResolveContract(const Checkpoint& checkpoint, const ModelOptions& options) {
-  if (options.float_math == "native") {
-    return Error(
-        errors::kModelUnsupported,
-        "--float-math native is not in this build yet; leave the flag out for the portable contract");
-  }
   ContractOptions contract;
   contract.activations = options.activations;
   contract.float_math = options.float_math;
@@ -77,7 +83,7 @@ HandlerFactory ExpertFactory(const Checkpoint& checkpoint, const Compute& comput
              const std::function<void(LoadProgress)>& progress) -> absl::StatusOr<LoadedHandler> {
     ASSIGN_OR_RETURN(const Placement placement, PlacementOf(share, PlacementShape(checkpoint)));
     ExpertServerOptions options;
-    options.table = compute.table;
+    ASSIGN_OR_RETURN(options.table, TableFor(compute, share.contract.float_math));
     options.threads = compute.threads;
     options.contract = ActivationsOf(share.contract);
     options.lm_head = HeadFormatOf(share.contract.lm_head);

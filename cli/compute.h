@@ -25,7 +25,11 @@ struct Compute {
 // `ranks_here`: ranks that share this machine. DEV-001 says what this machine or this build lacks.
 absl::StatusOr<Compute> ResolveCompute(const ComputeOptions& options, int ranks_here);
 
-// The contract that flags and checkpoint come to. LOAD-007 for an option this build does not have.
+// The table of `compute` for `float_math`, "portable" or "native". DEV-001 where the backend has no native
+// one.
+absl::StatusOr<const kernels::KernelTable*> TableFor(const Compute& compute, const std::string& float_math);
+
+// The contract that flags and checkpoint come to.
 absl::StatusOr<ContractOptions> ResolveContract(const Checkpoint& checkpoint, const ModelOptions& options);
 
 // Loads shares of `checkpoint`, which outlives it.

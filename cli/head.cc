@@ -43,6 +43,7 @@ absl::Status Head::Start() {
   const HeadOptions& options = config_.options;
   const int ranks_here = 1 + options.cluster.local_workers;
   ASSIGN_OR_RETURN(compute_, ResolveCompute(options.compute, ranks_here));
+  ASSIGN_OR_RETURN(compute_.table, TableFor(compute_, options.options.float_math));
   const std::vector<std::string> kinds = LinkKinds();
   if (std::find(kinds.begin(), kinds.end(), options.cluster.link) == kinds.end()) {
     return ListenLink(options.cluster.link, config_.host, 0).status();

@@ -31,7 +31,10 @@ absl::Status Work(const WorkerOptions& options, const std::string& name) {
   config.facts.memory_bytes = MachineMemory();
   config.facts.threads = compute.threads;
   config.facts.wanted_rank = options.rank;
-  config.known_answer = [&compute](const ContractOptions&) { return RunKnownAnswers(*compute.table); };
+  config.known_answer = [&compute](const ContractOptions& contract) {
+    const absl::StatusOr<const kernels::KernelTable*> table = TableFor(compute, contract.float_math);
+    return table.ok() ? RunKnownAnswers(**table) : std::string(table.status().message());
+  };
   config.dial_patience = std::chrono::seconds(options.dial_timeout_s);
   config.rejoin_patience = std::chrono::seconds(options.rejoin_timeout_s);
   config.stop = StopRequested;

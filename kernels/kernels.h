@@ -36,7 +36,7 @@ constexpr int64_t ActivationGroups(int64_t width) {
 // Codes of activations in front of integer weights.
 enum class ActivationContract : uint8_t {
   kInt16,  // a / 32639: two signed 8-bit planes, the default
-  kInt8,   // a / 127: one plane
+  kInt8,   // a / 127: one plane, half the products
 };
 constexpr float TopCode(ActivationContract contract) {
   return contract == ActivationContract::kInt16 ? 32639.0f : 127.0f;
@@ -91,6 +91,7 @@ struct Activations {
   const float* values = nullptr;   // [rows, width]; may be null when every consumer is integer
   const int16_t* codes = nullptr;  // [rows, width]; null when no consumer is integer
   const float* scales = nullptr;   // [rows, ActivationGroups(width)]
+  ActivationContract contract = ActivationContract::kInt16;  // of the codes
 };
 
 // A linear layer as its backend keeps it. Immutable after packing; thread-safe to read.
@@ -188,6 +189,10 @@ struct GdnState {
 
 struct KernelTable {
   std::string_view name;  // "reference", "cpu avx2", ...
+  FloatMath float_math = FloatMath::kPortable;
+  // The same backend under `--float-math native`; null where there is none. It differs in the linears and
+  // experts that it packs: the arithmetic of a matrix is chosen once, then.
+  const KernelTable* native = nullptr;
 
   // Packing consumes the plain form. Unimplemented names a format that the backend lacks.
   absl::StatusOr<std::unique_ptr<Linear>> (*pack_linear)(PlainLinear plain);
@@ -200,7 +205,7 @@ struct KernelTable {
   void (*linear)(ThreadPool& pool, const Linear& w, const Activations& x, float* y, int64_t stride);
   // Adds every leaf of the tasks to sums [x.rows, hidden]; a bad leaf sets row_errors[row] to 1 and adds
   // nothing. When x has no codes and an integer expert needs them, it quantises the rows itself, with the
-  // same bits.
+  // same bits. `contract` is that of the codes that are there, and of those made here.
   void (*experts)(ThreadPool& pool, Workspace& workspace, const Activations& x,
                   std::span<const ExpertTask> tasks, ActivationContract contract, int64_t* sums,
                   uint8_t* row_errors);
@@ -258,8 +263,8 @@ struct KernelTable {
 
 const KernelTable& ReferenceKernels();
 
-// `backend`: "reference", "cpu", "cuda"; `isa`: "" chooses by CPUID, else "avx2", "avx512", "vnni", .. of the
-// cpu backend. DEV-001 says what is missing on this machine or in this build.
+// `backend`: "reference", "cpu", "cuda"; `isa`: "" chooses by CPUID, else "avx2", "avx512", "vnni", "amx" or
+// "amx-emulated" of the cpu backend. DEV-001 says what is missing on this machine or in this build.
 absl::StatusOr<const KernelTable*> SelectKernels(std::string_view backend, std::string_view isa);
 
 }  // namespace paceline::kernels

@@ -17,7 +17,7 @@ inline constexpr ArithmeticClass kArithmeticClasses[] = {
 std::string_view ArithmeticClassName(ArithmeticClass arithmetic);
 // SHA-256, hex, of what `table` computes; some milliseconds, and no thread but the caller's.
 std::string KnownAnswers(const KernelTable& table, ArithmeticClass arithmetic);
-// What docs/NUMERICS.md gives. A backend that returns anything else computes another contract.
-std::string_view ExpectedAnswers(ArithmeticClass arithmetic);
+// What docs/NUMERICS.md gives under `math`. A backend that returns anything else computes another contract.
+std::string_view ExpectedAnswers(ArithmeticClass arithmetic, FloatMath math = FloatMath::kPortable);
 
 }  // namespace paceline::kernels

@@ -18,8 +18,18 @@ enum class WeightFormat : uint8_t {
   kInt8,         // code * scale, code -127..127, one scale per row
 };
 
+// Arithmetic of float linears.
+enum class FloatMath : uint8_t {
+  kPortable,  // fp32 products in one order: the same bits on every device
+  kNative,    // the device's matrix units: the same bits on every device of one kind
+};
+
 constexpr bool IsInteger(WeightFormat format) {
   return format == WeightFormat::kInt4 || format == WeightFormat::kInt8;
+}
+// The formats that bf16 holds exactly; the others stay portable under native float math.
+constexpr bool HasNativeMath(WeightFormat format) {
+  return format == WeightFormat::kBF16 || format == WeightFormat::kFp8Block128;
 }
 const char* WeightFormatName(WeightFormat format);
 
@@ -39,6 +49,7 @@ struct PlainLinear {
   // otherwise.
   std::vector<float> scales;
   std::vector<uint8_t> zeros;  // INT4: [N, groups]; empty when every zero is 8
+  bool portable = false;       // stays portable under native float math, whatever its format
 
   int64_t groups() const {
     return group == 0 ? 0 : (first_input + inputs + group - 1) / group - first_input / group;

@@ -37,9 +37,10 @@ class LayerLoader {
     *bytes_ += to->bytes;
     return absl::OkStatus();
   }
-  // Small, and much hangs on its bits: as stored.
+  // Small, and much hangs on its bits: as stored, and portable under every float math.
   absl::Status Router(const std::string& name, LinearPtr& to) {
-    ASSIGN_OR_RETURN(to, LoadLinear(checkpoint_, name, table_));
+    ASSIGN_OR_RETURN(
+        to, LoadLinear(checkpoint_, name, table_, [](kernels::PlainLinear& w) { w.portable = true; }));
     *bytes_ += to->bytes;
     return absl::OkStatus();
   }

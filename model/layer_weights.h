@@ -68,5 +68,11 @@ absl::StatusOr<LinearPtr> LoadLinear(const Checkpoint& checkpoint, const std::st
 // int16g128 when gate and up of every expert of the layer are integer, else fp32: a property of the layer,
 // not of a node.
 absl::StatusOr<RowFormat> RowFormatOf(const Checkpoint& checkpoint, const std::string& mlp);
+// How rows of a layer of `format`, one of those two, travel: codes of one plane take a byte.
+constexpr RowFormat WireFormat(RowFormat format, kernels::ActivationContract contract) {
+  return format == RowFormat::kInt16Group128 && contract == kernels::ActivationContract::kInt8
+             ? RowFormat::kInt8Group128
+             : format;
+}
 
 }  // namespace paceline

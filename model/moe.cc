@@ -150,7 +150,7 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
   const int32_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   for (int32_t block = 0; remote && block < blocks; ++block) {
     const int64_t first = int64_t{block} * kBlockRows;
-    RowBlock out{.format = weights.row_format,
+    RowBlock out{.format = WireFormat(weights.row_format, context.contract),
                  .rows = std::min(kBlockRows, rows - block * kBlockRows),
                  .hidden = static_cast<int32_t>(hidden)};
     if (integer_rows) {
@@ -174,7 +174,7 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
     lap.Lap(Stage::kSharedExpert, weights.shared.gate->bytes + weights.shared.up->bytes +
                                       weights.shared.down->bytes + weights.shared_gate->bytes);
   }
-  kernels::Activations local{.rows = rows, .width = hidden};
+  kernels::Activations local{.rows = rows, .width = hidden, .contract = context.contract};
   if (integer_rows) {
     local.codes = in.codes;
     local.scales = in.scales;

@@ -29,7 +29,12 @@ void FillRotary(double theta, int32_t rotary_dims, Batch& batch) {
 
 kernels::Activations Activate(const StepContext& context, const float* x, int32_t rows, int64_t width,
                               std::initializer_list<const kernels::Linear*> consumers) {
-  kernels::Activations a{.rows = rows, .width = width, .values = x, .codes = nullptr, .scales = nullptr};
+  kernels::Activations a{.rows = rows,
+                         .width = width,
+                         .values = x,
+                         .codes = nullptr,
+                         .scales = nullptr,
+                         .contract = context.contract};
   bool integer = false;
   for (const kernels::Linear* w : consumers)
     integer = integer || (w != nullptr && kernels::IsInteger(w->format));

@@ -25,15 +25,17 @@ inline constexpr int32_t kBlockRows = 64;
 enum class RowFormat : uint8_t {
   kInt16Group128 = 1,  // 16-bit codes and one fp32 scale per 128 inputs
   kFloat32 = 2,
+  kInt8Group128 = 3,  // 8-bit codes, -127 to 127, and the same scales
 };
+constexpr bool HasCodes(RowFormat format) { return format != RowFormat::kFloat32; }
 
 // At most kBlockRows rows on their way to experts. Views: the owner outlives the call.
 struct RowBlock {
   RowFormat format = RowFormat::kFloat32;
   int32_t rows = 0;
   int32_t hidden = 0;
-  const int16_t* codes = nullptr;  // [rows, hidden], kInt16Group128
-  const float* scales = nullptr;   // [rows, ceil(hidden / 128)], kInt16Group128
+  const int16_t* codes = nullptr;  // [rows, hidden], formats with codes; narrower only on the wire
+  const float* scales = nullptr;   // [rows, ceil(hidden / 128)], formats with codes
   const float* values = nullptr;   // [rows, hidden], kFloat32
 };
 

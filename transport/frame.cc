@@ -73,7 +73,7 @@ absl::Status CheckFields(const FrameHeader& h, uint16_t reserved) {
   const int format = h.row_format;
   switch (h.operation) {
     case Operation::kExperts:
-      if (format != 1 && format != 2) return Refuse("row format", "1 or 2 in experts", format);
+      if (format < 1 || format > 3) return Refuse("row format", "1 to 3 in experts", format);
       break;
     case Operation::kMatmulRows:
     case Operation::kMatmulResult:

@@ -4,7 +4,7 @@
 //   offset size  field
 //        0    4  magic, "PLX1": the digit is the version
 //        4    1  operation: 1 experts, 2 experts_result, 3 matmul_rows, 4 matmul_result, 5 error
-//        5    1  row format: 1 int16g128, 2 fp32; 0 in an error and in experts_result
+//        5    1  row format: 1 int16g128, 2 fp32, 3 int8g128; 0 in an error and in experts_result
 //        6    2  zero
 //        8    4  epoch of the placement table
 //       12    4  head that speaks
@@ -23,6 +23,7 @@
 // Payloads (pad8: zero bytes up to a multiple of 8)
 //   experts         rows x u8 index in the block, ascending, pad8; routes x 16 bytes; then the rows:
 //     int16g128     rows x width i16 codes, then rows x ceil(width / 128) f32 scales
+//     int8g128      the same with i8 codes, -127 to 127
 //     fp32          rows x width f32
 //     route         u32 expert, u16 first group, u16 groups, f32 router weight,
 //                   u16 position in this frame's rows, u16 zero
@@ -100,8 +101,8 @@ absl::StatusOr<Frame> DecodeFrame(Bytes message, FrameKey* key = nullptr);
 struct ExpertsRequest {
   std::vector<uint8_t> indices;  // [rows], in the block, ascending
   std::vector<Route> routes;     // `row` is a position in `indices`
-  std::vector<int16_t> codes;    // [rows, hidden] of kInt16Group128
-  std::vector<float> scales;     // [rows, ceil(hidden / 128)] of kInt16Group128
+  std::vector<int16_t> codes;    // [rows, hidden] of formats with codes
+  std::vector<float> scales;     // [rows, ceil(hidden / 128)] of formats with codes
   std::vector<float> values;     // [rows, hidden] of kFloat32
   RowBlock block;                // the rows above
 };
@@ -146,6 +147,7 @@ class FrameBuilder {
   std::array<std::byte, kFrameHeaderBytes> header_{};
   std::vector<std::byte> head_of_payload_;  // lists and routes
   std::vector<std::byte> packed_;           // rows of sums
+  std::vector<int8_t> narrow_;              // [rows, hidden], codes of kInt8Group128
   std::vector<uint8_t> indices_;
   std::vector<Bytes> parts_;
 };

@@ -105,9 +105,15 @@ absl::Status DecodeExperts(const Frame& frame, ExpertsRequest& into) {
 
   const Bytes data = frame.payload.subspan(Pad8(rows) + routes.size());
   into.block = RowBlock{.format = static_cast<RowFormat>(h.row_format), .rows = h.rows, .hidden = h.width};
-  if (into.block.format == RowFormat::kInt16Group128) {
-    CopyInto(into.codes, data.first(2 * rows * width));
-    CopyInto(into.scales, data.subspan(2 * rows * width));
+  if (HasCodes(into.block.format)) {
+    const size_t code_bytes = static_cast<size_t>(ElementBytes(into.block.format)) * rows * width;
+    if (into.block.format == RowFormat::kInt8Group128) {
+      into.codes.resize(rows * width);
+      for (size_t i = 0; i < rows * width; ++i) into.codes[i] = static_cast<int8_t>(data[i]);
+    } else {
+      CopyInto(into.codes, data.first(code_bytes));
+    }
+    CopyInto(into.scales, data.subspan(code_bytes));
     into.block.codes = into.codes.data();
     into.block.scales = into.scales.data();
   } else {
@@ -217,8 +223,17 @@ absl::Status FrameBuilder::Experts(const FrameKey& key, const RowBlock& block,
     }
   };
   const auto hidden = static_cast<size_t>(block.hidden);
-  if (block.format == RowFormat::kInt16Group128) {
-    add_rows(block.codes, hidden);
+  if (HasCodes(block.format)) {
+    if (block.format == RowFormat::kInt8Group128) {
+      narrow_.resize(rows * hidden);
+      for (size_t i = 0; i < rows; ++i) {
+        const int16_t* row = block.codes + indices_[i] * hidden;
+        for (size_t k = 0; k < hidden; ++k) narrow_[i * hidden + k] = static_cast<int8_t>(row[k]);
+      }
+      parts_.push_back(View(narrow_.data(), narrow_.size()));
+    } else {
+      add_rows(block.codes, hidden);
+    }
     add_rows(block.scales, static_cast<size_t>(ScalesOf(block.hidden)));
   } else {
     add_rows(block.values, hidden);

@@ -9,14 +9,17 @@
 
 namespace paceline {
 
-// Columns that share one scale in kInt16Group128.
+// Columns that share one scale in formats with codes.
 inline constexpr int32_t kScaleColumns = 128;
 constexpr int32_t ScalesOf(int32_t hidden) { return (hidden + kScaleColumns - 1) / kScaleColumns; }
 
-// Bytes of one row: kInt16Group128 has its codes and scales, kFloat32 its values.
+// Bytes of one code, or of one value of kFloat32.
+constexpr int64_t ElementBytes(RowFormat format) {
+  return format == RowFormat::kInt8Group128 ? 1 : format == RowFormat::kInt16Group128 ? 2 : 4;
+}
+// Bytes of one row: codes and scales, or values.
 constexpr int64_t RowBytes(RowFormat format, int32_t hidden) {
-  return format == RowFormat::kInt16Group128 ? int64_t{2} * hidden + int64_t{4} * ScalesOf(hidden)
-                                             : int64_t{4} * hidden;
+  return ElementBytes(format) * hidden + (HasCodes(format) ? int64_t{4} * ScalesOf(hidden) : 0);
 }
 
 inline constexpr int kMinSumBytes = 4;

@@ -17,7 +17,7 @@ absl::StatusOr<std::unique_ptr<ExpertServer>> ExpertServer::Load(const Checkpoin
     if (config.layers[i].feed_forward == FeedForward::kMoe) {
       ASSIGN_OR_RETURN(format, RowFormatOf(checkpoint, absl::StrCat("layers.", i, ".mlp")));
     }
-    server->row_formats_.push_back(format);
+    server->row_formats_.push_back(WireFormat(format, options.contract));
   }
   ASSIGN_OR_RETURN(server->store_, ExpertStore::Load(checkpoint, placement, rank, *options.table,
                                                      server->pool_, options.progress));
@@ -46,7 +46,8 @@ absl::Status ExpertServer::Experts(LayerId layer, const RowBlock& rows, std::spa
                                .width = rows.hidden,
                                .values = rows.values,
                                .codes = rows.codes,
-                               .scales = rows.scales};
+                               .scales = rows.scales,
+                               .contract = options_.contract};
   return store_->Compute(layer, x, routes, options_.contract, pool_, workspace_, into.sums, into.row_errors);
 }
 

@@ -30,13 +30,15 @@ std::string RunKnownAnswers(const kernels::KernelTable& table) {
   return Line([&table](kernels::ArithmeticClass arithmetic) { return KnownAnswers(table, arithmetic); });
 }
 
-std::string ExpectedKnownAnswers() {
-  return Line([](kernels::ArithmeticClass arithmetic) { return kernels::ExpectedAnswers(arithmetic); });
+std::string ExpectedKnownAnswers(kernels::FloatMath math) {
+  return Line(
+      [math](kernels::ArithmeticClass arithmetic) { return kernels::ExpectedAnswers(arithmetic, math); });
 }
 
 absl::Status CheckKnownAnswers(const kernels::KernelTable& table, const std::string& answer) {
-  if (answer == ExpectedKnownAnswers()) return absl::OkStatus();
-  const std::vector<std::string> expected = absl::StrSplit(ExpectedKnownAnswers(), ", ");
+  const std::string right = ExpectedKnownAnswers(table.float_math);
+  if (answer == right) return absl::OkStatus();
+  const std::vector<std::string> expected = absl::StrSplit(right, ", ");
   const std::vector<std::string> found = absl::StrSplit(answer, ", ");
   std::vector<std::string> differences;
   for (size_t i = 0; i < expected.size(); ++i) {

@@ -13,10 +13,11 @@ namespace paceline {
 // each; under 10 ms.
 std::string RunKnownAnswers(const kernels::KernelTable& table);
 
-// What every sound node says.
-std::string ExpectedKnownAnswers();
+// What every sound node says under `math`.
+std::string ExpectedKnownAnswers(kernels::FloatMath math = kernels::FloatMath::kPortable);
 
-// DEV-001 names each class whose digest in `answer` is not the expected one.
+// Whether `answer` is right for the float math of `table`. DEV-001 names each class whose digest in `answer`
+// is not the expected one.
 absl::Status CheckKnownAnswers(const kernels::KernelTable& table, const std::string& answer);
 
 }  // namespace paceline

@@ -9,6 +9,7 @@ absl::StatusOr<const KernelTable*> Select(std::string_view) {
                "the cpu backend has vector code for x86 only; use --backend reference on this machine");
 }
 std::vector<const KernelTable*> Available() { return {}; }
+std::vector<const KernelTable*> Testable() { return {}; }
 std::string_view CpuClass() { return "not x86"; }
 
 }  // namespace paceline::kernels::cpu

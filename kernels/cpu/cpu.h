@@ -12,8 +12,10 @@ namespace paceline::kernels::cpu {
 
 // "" takes the widest this machine has. DEV-001 names what the machine lacks, CFG-002 an unknown name.
 absl::StatusOr<const KernelTable*> Select(std::string_view isa);
-// Every table that runs on this machine: tests and benches walk it.
+// The tables of this machine's own instructions, the widest last: what benches walk.
 std::vector<const KernelTable*> Available();
+// Those, and the tables that emulate what it lacks: what tests walk.
+std::vector<const KernelTable*> Testable();
 // "AMX", "AVX-512 VNNI", "AVX-512", "AVX2": the class a figure names.
 std::string_view CpuClass();
 

@@ -77,7 +77,7 @@ inline void WeighRow(const TaskState& s, int64_t r, ActivationContract contract)
     *scale = *scale * weight;
     // Group-major, so that a row tile of one group is consecutive.
     const int64_t at = g * s.rows + r;
-    s.codes[at] = PrepareRow(codes, count, scale, s.memory + at * ints);
+    s.codes[at] = PrepareRow(codes, count, scale, s.memory + at * ints, contract);
   }
 }
 
@@ -180,7 +180,7 @@ void Experts(ThreadPool& pool, Workspace& workspace, const Activations& x, std::
     prepared = workspace.Take<PreparedRow>(x.rows);
     int32_t* memory = workspace.Take<int32_t>(x.rows * ints);
     RunParts(pool, x.rows, x.rows * Parts(hidden, kOctet) * 14, [=](int64_t r) {
-      prepared[r] = PrepareRow(codes + r * hidden, hidden, scales + r * groups, memory + r * ints);
+      prepared[r] = PrepareRow(codes + r * hidden, hidden, scales + r * groups, memory + r * ints, contract);
     });
   }
   Item* column_items = workspace.Take<Item>(chunks);

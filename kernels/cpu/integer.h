@@ -54,15 +54,18 @@ void Quantise(ThreadPool& pool, const float* x, int32_t rows, int64_t width, Act
 // One row of codes as the dot products read them.
 struct PreparedRow {
   const int32_t* codes;   // [octets][4]
+  const int32_t* bytes;   // [octets][2], where the codes have one plane; else null
   const int32_t* prefix;  // [octets + 1], sums of the codes before an octet
   const float* scales;    // [activation groups]
 };
-PACELINE_INLINE int64_t PreparedInts(int64_t octets) { return 5 * octets + 1; }
+PACELINE_INLINE int64_t PreparedInts(int64_t octets) { return 7 * octets + 1; }
 
 // Fills `memory` of PreparedInts(octets of count).
-inline PreparedRow PrepareRow(const int16_t* codes, int64_t count, const float* scales, int32_t* memory) {
+inline PreparedRow PrepareRow(const int16_t* codes, int64_t count, const float* scales, int32_t* memory,
+                              ActivationContract contract) {
   const int64_t octets = Parts(count, kOctet);
   int32_t* prefix = memory + 4 * octets;
+  int32_t* bytes = contract == ActivationContract::kInt8 ? prefix + octets + 1 : nullptr;
   uint32_t sum = 0;
   for (int64_t o = 0; o < octets; ++o) {
     __m128i eight;
@@ -74,6 +77,8 @@ inline PreparedRow PrepareRow(const int16_t* codes, int64_t count, const float* 
       eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(padded));
     }
     _mm_storeu_si128(reinterpret_cast<__m128i*>(memory + 4 * o), PrepareCodes(eight));
+    if (bytes != nullptr)
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(bytes + 2 * o), _mm_packs_epi16(eight, eight));
     const __m128i pairs = _mm_madd_epi16(eight, _mm_set1_epi16(1));
     const __m128i two = _mm_add_epi32(pairs, _mm_shuffle_epi32(pairs, 0x4E));
     const __m128i one = _mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1));
@@ -81,7 +86,7 @@ inline PreparedRow PrepareRow(const int16_t* codes, int64_t count, const float* 
     sum += static_cast<uint32_t>(_mm_cvtsi128_si32(one));
   }
   prefix[octets] = static_cast<int32_t>(sum);
-  return {memory, prefix, scales};
+  return {memory, bytes, prefix, scales};
 }
 
 PACELINE_INLINE F ScalesAt(const Matrix& m, int64_t index) {
@@ -173,8 +178,12 @@ PACELINE_INLINE void IntegerRows(const Matrix& m, int64_t panel, int32_t begin, 
   }
 }
 template <class Use>
+PACELINE_INLINE bool OnePlanePanel(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
+                                   const PreparedRow* rows, int64_t count, const Use& use);
+template <class Use>
 PACELINE_INLINE void IntegerPanel(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
                                   const PreparedRow* rows, int64_t count, const Use& use) {
+  if (count > 0 && rows->bytes != nullptr && OnePlanePanel(m, panel, begin, end, rows, count, use)) return;
   if (m.format == WeightFormat::kInt4) {
     IntegerRows<true>(m, panel, begin, end, rows, count, use);
   } else {

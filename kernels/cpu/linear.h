@@ -139,6 +139,9 @@ void FloatPanelOf(const Matrix& m, int64_t panel, int64_t begin, int64_t end, co
 }
 void FloatPanel(const Matrix& m, int64_t panel, int64_t begin, int64_t end, const float* const* x,
                 int64_t rows, float* totals) {
+#ifdef PACELINE_TILES
+  if (m.native) return NativePanel(m, panel, begin, end, x, rows, totals);
+#endif
   switch (m.format) {
     case WeightFormat::kF32:
       return FloatPanelOf<ElementF32>(m, panel, begin, end, x, rows, totals);
@@ -160,6 +163,9 @@ void LinearForward(ThreadPool& pool, const Linear& linear, const Activations& x,
   const int64_t panels = m.panels();
   if (!m.integer()) {
     Require(x.values != nullptr, "linear: a float layer needs values");
+#ifdef PACELINE_TILES
+    if (m.native) return NativeLinear(pool, m, x.values, x.rows, y, stride);
+#endif
     pool.Run(panels, [&](int64_t panel) {
       alignas(64) float totals[kRowChunk * kFloatPanel];
       const int64_t left = m.outputs - panel * kFloatPanel;
@@ -183,9 +189,11 @@ void LinearForward(ThreadPool& pool, const Linear& linear, const Activations& x,
   uint8_t* scratch =
       static_cast<uint8_t*>(Scratch(x.rows * (ints * 4 + static_cast<int64_t>(sizeof(PreparedRow))) + 64));
   PreparedRow* rows = reinterpret_cast<PreparedRow*>(scratch);
-  int32_t* memory = reinterpret_cast<int32_t*>(rows + x.rows);
+  // On a cache line, which is what the bytes above are for.
+  int32_t* memory = reinterpret_cast<int32_t*>((reinterpret_cast<uintptr_t>(rows + x.rows) + 63) / 64 * 64);
   RunParts(pool, x.rows, x.rows * m.octets() * 14, [&](int64_t r) {
-    rows[r] = PrepareRow(x.codes + r * x.width, x.width, x.scales + r * groups, memory + r * ints);
+    rows[r] =
+        PrepareRow(x.codes + r * x.width, x.width, x.scales + r * groups, memory + r * ints, x.contract);
   });
   const int64_t per_part = 4;  // panels: 64 outputs
   RunParts(pool, Parts(panels, per_part), panels * m.octets() * (5 * x.rows + 6), [&](int64_t part) {

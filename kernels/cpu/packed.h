@@ -41,6 +41,7 @@ struct Matrix {
   const int32_t* first_term = nullptr;  // [activation groups + 1]
   const float* block_scales = nullptr;  // FP8: [row blocks of 128][column blocks]
   int64_t column_blocks = 0;
+  bool native = false;  // BF16, FP8: products of bf16 tiles instead of fp32 lanes
 
   bool integer() const { return format == WeightFormat::kInt4 || format == WeightFormat::kInt8; }
   int64_t panel_width() const { return integer() ? kLanes : kFloatPanel; }
@@ -96,6 +97,10 @@ struct PackedExpert final : Expert {
 absl::StatusOr<std::unique_ptr<Linear>> PackLinear(PlainLinear plain);
 absl::StatusOr<std::unique_ptr<Expert>> PackExpert(PlainExpert plain);
 
+// The same for native float math; only instruction sets with tiles read what these pack.
+absl::StatusOr<std::unique_ptr<Linear>> PackNativeLinear(PlainLinear plain);
+absl::StatusOr<std::unique_ptr<Expert>> PackNativeExpert(PlainExpert plain);
+
 // Scratch of the calling thread for ops without a workspace: valid until its next call, grows only.
 void* Scratch(int64_t bytes);
 // Aborts with `what`: CHECK without templates that two instruction sets would share.
@@ -104,5 +109,7 @@ void* Scratch(int64_t bytes);
 const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();
 const KernelTable& VnniKernels();
+const KernelTable& AmxKernels();
+const KernelTable& AmxEmulatedKernels();
 
 }  // namespace paceline::kernels::cpu

@@ -1,6 +1,8 @@
 // Which instruction sets this machine has, by feature bits and by what the system saves (XGETBV); never by
 // model.
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -20,6 +22,10 @@ uint64_t SavedState() {
   return uint64_t{high} << 32 | low;
 }
 
+// Tiles are 8 KiB of state that the system sets aside only for a process that asked, best before it has
+// threads: ARCH_REQ_XCOMP_PERM of arch_prctl(2), component 18. Fails where the kernel does not know them.
+bool MayUseTiles() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
+
 // Intel SDM volume 2, CPUID: leaf 1 and leaf 7.
 Features Detect() {
   Features f;
@@ -33,7 +39,8 @@ Features Detect() {
   f.avx2 = ebx(5) && (saved & 0x6) == 0x6;                                                  // XMM, YMM
   f.avx512 = f.avx2 && ebx(16) && ebx(17) && ebx(30) && ebx(31) && (saved & 0xE0) == 0xE0;  // F DQ BW VL
   f.vnni = f.avx512 && (c >> 11 & 1) != 0;
-  f.amx = f.vnni && (d >> 24 & 1) != 0 && (d >> 25 & 1) != 0 && (saved & 0x60000) == 0x60000;  // TILE, INT8
+  const bool tiles = (d >> 22 & 1) != 0 && (d >> 24 & 1) != 0 && (d >> 25 & 1) != 0;  // BF16 TILE INT8
+  f.amx = f.vnni && tiles && (saved & 0x60000) == 0x60000 && MayUseTiles();
   return f;
 }
 
@@ -71,9 +78,13 @@ absl::StatusOr<const KernelTable*> Select(std::string_view isa) {
     if (!f.vnni) return lacks("AVX-512 VNNI");
     return &VnniKernels();
   }
-  if (isa == "amx" || isa == "amx-emulated") {
-    return Error(errors::kDevice, absl::StrCat("--isa ", absl::string_view(isa.data(), isa.size()),
-                                               " is not in this build yet; use avx2, avx512 or vnni"));
+  if (isa == "amx") {
+    if (!f.amx) return lacks("AMX with INT8 and BF16 tiles, and a Linux that grants them (5.16 or newer)");
+    return &AmxKernels();
+  }
+  if (isa == "amx-emulated") {
+    if (!f.avx2) return lacks("AVX2, FMA and F16C");
+    return &AmxEmulatedKernels();
   }
   return Error(errors::kOption, absl::StrCat("--isa is avx2, avx512, vnni, amx or amx-emulated, not `",
                                              absl::string_view(isa.data(), isa.size()), "`"));
@@ -85,6 +96,13 @@ std::vector<const KernelTable*> Available() {
   if (f.avx2) tables.push_back(&Avx2Kernels());
   if (f.avx512) tables.push_back(&Avx512Kernels());
   if (f.vnni) tables.push_back(&VnniKernels());
+  if (f.amx) tables.push_back(&AmxKernels());
+  return tables;
+}
+
+std::vector<const KernelTable*> Testable() {
+  std::vector<const KernelTable*> tables = Available();
+  if (Machine().avx2) tables.push_back(&AmxEmulatedKernels());
   return tables;
 }
 

@@ -174,6 +174,11 @@ PACELINE_INLINE Operand Whole8(I line) {
 PACELINE_INLINE I MultiplyPairs(I x, I y) {
   return {_mm256_madd_epi16(x.a, y.a), _mm256_madd_epi16(x.b, y.b)};
 }
+// Unsigned bytes times signed ones, neighbours added into 16 bits; sums of 16 bits.
+PACELINE_INLINE I MultiplyBytes(I x, I y) {
+  return {_mm256_maddubs_epi16(x.a, y.a), _mm256_maddubs_epi16(x.b, y.b)};
+}
+PACELINE_INLINE I AddI16(I x, I y) { return {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)}; }
 PACELINE_INLINE void Accumulate(Dot& dot, const Operand& w, const int32_t* codes) {
   dot.a = AddI(dot.a, MultiplyPairs(w.even, SetI(codes[0])));
   dot.b = AddI(dot.b, MultiplyPairs(w.odd, SetI(codes[1])));

@@ -179,6 +179,10 @@ PACELINE_INLINE Operand Low4(I line) {
   return {And(line, mask), And(Shr<8>(line), mask)};
 }
 PACELINE_INLINE Operand High4(I line) { return Low4(Shr<4>(line)); }
+PACELINE_INLINE I MultiplyPairs(I x, I y) { return _mm512_madd_epi16(x, y); }
+// Unsigned bytes times signed ones, neighbours added into 16 bits; sums of 16 bits.
+PACELINE_INLINE I MultiplyBytes(I x, I y) { return _mm512_maddubs_epi16(x, y); }
+PACELINE_INLINE I AddI16(I x, I y) { return _mm512_add_epi16(x, y); }
 PACELINE_INLINE Operand Whole8(I line) {
   const I mask = SetI(0x00FF00FF);
   return {And(line, mask), And(Shr<8>(line), mask)};

@@ -92,15 +92,23 @@ float FloatOutput(const PlainLinear& w, int64_t n, int64_t begin, int64_t end, c
   return total;
 }
 
+float FloatOutput(FloatMath math, const PlainLinear& w, int64_t n, int64_t begin, int64_t end,
+                  const float* x) {
+  return math == FloatMath::kNative && HasNativeMath(w.format) ? NativeOutput(w, n, begin, end, x)
+                                                               : FloatOutput(w, n, begin, end, x);
+}
+
 void LinearForward(ThreadPool&, const Linear& linear, const Activations& x, float* y, int64_t stride) {
   const PlainLinear& w = static_cast<const PlainLinearWeights&>(linear).plain;
+  const FloatMath math = static_cast<const PlainLinearWeights&>(linear).math;
   CHECK_EQ(w.inputs, x.width);
   const int64_t groups = ActivationGroups(x.width);
   for (int32_t row = 0; row < x.rows; ++row) {
     for (int64_t n = 0; n < w.outputs; ++n) {
-      y[row * stride + n] = IsInteger(w.format) ? IntegerOutput(w, n, 0, w.inputs, x.codes + row * x.width,
-                                                                x.scales + row * groups)
-                                                : FloatOutput(w, n, 0, w.inputs, x.values + row * x.width);
+      y[row * stride + n] =
+          IsInteger(w.format)
+              ? IntegerOutput(w, n, 0, w.inputs, x.codes + row * x.width, x.scales + row * groups)
+              : FloatOutput(math, w, n, 0, w.inputs, x.values + row * x.width);
     }
   }
 }
@@ -112,6 +120,7 @@ void Experts(ThreadPool& pool, Workspace&, const Activations& x, std::span<const
   std::vector<float> scales(ActivationGroups(hidden));
   for (const ExpertTask& task : tasks) {
     const PlainExpert& expert = static_cast<const PlainExpertWeights&>(*task.expert).plain;
+    const FloatMath math = static_cast<const PlainExpertWeights&>(*task.expert).math;
     CHECK_GE(task.first_group, task.expert->first_group);
     CHECK_LE(task.first_group + task.groups, task.expert->first_group + task.expert->groups);
     std::vector<float> middle(expert.down.inputs);          // [columns of the slice]
@@ -129,7 +138,7 @@ void Experts(ThreadPool& pool, Workspace&, const Activations& x, std::span<const
       }
       const auto project = [&](const PlainLinear& w, int64_t n) {
         return IsInteger(w.format) ? IntegerOutput(w, n, 0, hidden, row_codes, row_scales)
-                                   : FloatOutput(w, n, 0, hidden, x.values + row * hidden);
+                                   : FloatOutput(math, w, n, 0, hidden, x.values + row * hidden);
       };
       for (int32_t group = task.first_group; group < task.first_group + task.groups; ++group) {
         const int64_t begin = int64_t{group} * kActivationGroup - expert.down.first_input;
@@ -147,7 +156,7 @@ void Experts(ThreadPool& pool, Workspace&, const Activations& x, std::span<const
           const float leaf =
               IsInteger(expert.down.format)
                   ? IntegerOutput(expert.down, n, begin, end, middle_codes.data(), middle_scales.data())
-                  : FloatOutput(expert.down, n, begin, end, middle.data());
+                  : FloatOutput(math, expert.down, n, begin, end, middle.data());
           if (!(std::fabs(leaf) < kLeafLimit)) {
             row_errors[row] = 1;
             continue;

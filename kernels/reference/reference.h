@@ -8,13 +8,17 @@ namespace paceline::kernels::reference {
 
 struct PlainLinearWeights final : Linear {
   PlainLinear plain;
+  FloatMath math = FloatMath::kPortable;
 };
 struct PlainExpertWeights final : Expert {
   PlainExpert plain;
+  FloatMath math = FloatMath::kPortable;
 };
 
 absl::StatusOr<std::unique_ptr<Linear>> PackLinear(PlainLinear plain);
 absl::StatusOr<std::unique_ptr<Expert>> PackExpert(PlainExpert plain);
+absl::StatusOr<std::unique_ptr<Linear>> PackNativeLinear(PlainLinear plain);
+absl::StatusOr<std::unique_ptr<Expert>> PackNativeExpert(PlainExpert plain);
 
 // NUMERICS, Row sums: element i goes to lane i mod 16 by `add(lane, i)`; lanes are then added in a tree of 8,
 // 4, 2, 1.
@@ -35,6 +39,11 @@ float SumOfSquares(const float* x, int64_t count);
 float IntegerOutput(const PlainLinear& w, int64_t n, int64_t begin, int64_t end, const int16_t* codes,
                     const float* scales);
 float FloatOutput(const PlainLinear& w, int64_t n, int64_t begin, int64_t end, const float* x);
+// NUMERICS, Native float linears: only for formats that HasNativeMath.
+float NativeOutput(const PlainLinear& w, int64_t n, int64_t begin, int64_t end, const float* x);
+// The one of the two that `math` and the format call for.
+float FloatOutput(FloatMath math, const PlainLinear& w, int64_t n, int64_t begin, int64_t end,
+                  const float* x);
 
 void Quantise(ThreadPool&, const float* x, int32_t rows, int64_t width, ActivationContract contract,
               int16_t* codes, float* scales);

@@ -5,7 +5,7 @@ namespace paceline::kernels {
 
 const KernelTable& ReferenceKernels() {
   namespace r = reference;
-  static const KernelTable table = {
+  static const KernelTable portable = {
       .name = "reference",
       .pack_linear = r::PackLinear,
       .pack_expert = r::PackExpert,
@@ -27,6 +27,19 @@ const KernelTable& ReferenceKernels() {
       .log_sum_exp = r::LogSumExp,
       .arg_max = r::ArgMax,
   };
+  static const KernelTable native = [] {
+    KernelTable table = portable;
+    table.name = "reference native";
+    table.float_math = FloatMath::kNative;
+    table.pack_linear = r::PackNativeLinear;
+    table.pack_expert = r::PackNativeExpert;
+    return table;
+  }();
+  static const KernelTable table = [] {
+    KernelTable both = portable;
+    both.native = &native;
+    return both;
+  }();
   return table;
 }
 

@@ -98,6 +98,21 @@ class CommandLine(TestCase):
                                 "--local-workers", 2, "--placement", "sliced", *args)
             self.assertEqual((both["logits_hash"], both["token_ids"]), (alone["logits_hash"], alone["token_ids"]))
 
+    def test_a_contract_holds_for_the_whole_cluster_and_native_needs_its_units(self):
+        text = ("--max-tokens", 6, "--temperature", 0, "--logits-hash")
+        hashes = {cli_generate(None, *text)["logits_hash"]}
+        for contract in (("--activations", "int8"), ("--isa", "amx-emulated", "--float-math", "native")):
+            alone = cli_generate(None, *text, *contract)
+            self.assertNotIn(alone["logits_hash"], hashes)
+            hashes.add(alone["logits_hash"])
+            both = cli_generate(None, *text, *contract, "--local-workers", 1, "--placement", "sliced")
+            self.assertEqual(both["logits_hash"], alone["logits_hash"])
+            self.assertEqual(both["cluster"]["fingerprint"], alone["cluster"]["fingerprint"])
+        status, _, err = self.generate("--isa", "avx2", "--float-math", "native")
+        self.assertEqual(status, 9)
+        for words in ("DEV-001", "AMX", "portable", "--isa amx-emulated"):
+            self.assertIn(words, err)
+
 
 if __name__ == "__main__":
     main()

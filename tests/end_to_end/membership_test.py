@@ -38,6 +38,16 @@ class Coming(harness.TestCase):
         self.start(Worker, head.join, name="alpha")
         head.wait_ready()
 
+    def test_a_worker_that_cannot_compute_the_contract_is_refused_by_name(self):
+        head = self.start(Head, "--nodes", 2, "--isa", "amx-emulated", "--float-math", "native",
+                          grpc_port=free_port(), join_port=free_port())
+        stranger = self.start(Worker, head.join, "--isa", "avx2", name="stranger")
+        self.assertEqual(stranger.wait(), 7, stranger.stderr)
+        for words in ("NET-006", "known-answer run", "--float-math native needs the matrix units of AMX"):
+            self.assertIn(words, stranger.stderr)
+        self.start(Worker, head.join, "--isa", "amx-emulated", name="alpha")
+        head.wait_ready()
+
     def test_one_too_many_is_refused(self):
         head = self.start(Head, "--local-workers", 1).wait_ready()
         late = self.start(Worker, head.join, name="late")

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Random shapes, one hash: models whose head counts, widths, formats and layer patterns are drawn from a seed give the same
-logits on the reference backend, on every instruction set of this machine, in any chunks and over any ranks.
+logits on the reference backend, on every instruction set of this machine, in any chunks and over any ranks; and so under
+the contracts that are chosen by a flag.
 
     shapes_test.py [--seeds FIRST,END]      default 0,24
 """
@@ -28,6 +29,19 @@ WAYS = {
     "3 ranks, sliced, head split": ["--local-workers", "2", "--placement", "sliced", "--head-split", "--link", "loopback"],
     "5 ranks, strided, chunks of 5": ["--local-workers", "4", "--placement", "strided", "--link", "loopback", "--prefill-chunk", "5"],
 }
+AMX = ["--isa", "amx-emulated"]
+WAYS["amx-emulated, chunks of 9"] = [*AMX, "--prefill-chunk", "9"]
+OTHER_CONTRACTS = {
+    "int8 activations": (["--activations", "int8"], {
+        "cpu, 2 ranks": ["--local-workers", "1", "--link", "loopback"],
+        "cpu avx2, chunks of 7": WAYS["cpu avx2, chunks of 7"],
+        "amx-emulated, chunks of 19": [*AMX, "--prefill-chunk", "19"],
+    }),
+    "native": (["--float-math", "native"], {
+        "amx-emulated, chunks of 5": [*AMX, "--prefill-chunk", "5", "--threads", "2"],
+        "amx-emulated, 3 ranks": [*AMX, "--local-workers", "2", "--placement", "sliced", "--link", "loopback"],
+    }),
+}
 SEEDS = range(0, 24)
 
 
@@ -47,6 +61,12 @@ class Shapes(unittest.TestCase):
                 want = score_hash(folder, tokens, "--backend", "reference")
                 for name, flags in WAYS.items():
                     self.assertEqual(score_hash(folder, tokens, *flags), want, f"seed {seed}: {name}")
+                if seed % 2 == 1:
+                    continue
+                for contract, (flags, ways) in OTHER_CONTRACTS.items():
+                    want = score_hash(folder, tokens, "--backend", "reference", *flags)
+                    for name, way in ways.items():
+                        self.assertEqual(score_hash(folder, tokens, *flags, *way), want, f"seed {seed}: {contract}, {name}")
 
 
 if __name__ == "__main__":

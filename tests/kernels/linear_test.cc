@@ -16,14 +16,15 @@ struct Rows {
   std::vector<float> values;
   std::vector<int16_t> codes;
   std::vector<float> scales;
-  Rows(int32_t rows_, int64_t width_, uint32_t seed, Values kind, ActivationContract contract)
-      : rows(rows_), width(width_), values(RandomValues(rows_ * width_, seed, kind)) {
+  ActivationContract contract;
+  Rows(int32_t rows_, int64_t width_, uint32_t seed, Values kind, ActivationContract contract_)
+      : rows(rows_), width(width_), values(RandomValues(rows_ * width_, seed, kind)), contract(contract_) {
     codes.resize(values.size());
     scales.resize(rows * ActivationGroups(width));
     ThreadPool pool(1);
     ReferenceKernels().quantise(pool, values.data(), rows, width, contract, codes.data(), scales.data());
   }
-  Activations view() const { return {rows, width, values.data(), codes.data(), scales.data()}; }
+  Activations view() const { return {rows, width, values.data(), codes.data(), scales.data(), contract}; }
 };
 
 std::vector<LinearCase> LinearCases() {
@@ -51,7 +52,7 @@ std::vector<LinearCase> LinearCases() {
 }
 
 TEST(Linear, EveryInstructionSetHasTheReferenceBits) {
-  ASSERT_FALSE(cpu::Available().empty());
+  ASSERT_FALSE(cpu::Testable().empty());
   uint32_t seed = 1;
   for (const LinearCase& c : LinearCases()) {
     ++seed;
@@ -65,7 +66,7 @@ TEST(Linear, EveryInstructionSetHasTheReferenceBits) {
     std::vector<float> expected(rows * stride, 7.0f);
     ThreadPool one(1);
     ReferenceKernels().linear(one, *expected_linear, x.view(), expected.data(), stride);
-    for (const KernelTable* table : cpu::Available()) {
+    for (const KernelTable* table : cpu::Testable()) {
       auto linear = *table->pack_linear(plain);
       for (int threads : {1, 2, 3}) {
         ThreadPool pool(threads);
@@ -94,6 +95,54 @@ TEST(Linear, EveryInstructionSetHasTheReferenceBits) {
   }
 }
 
+// Integer layers with every number of rows up to 40, in both contracts: whole tiles, low ones, more than one
+// sweep; groups that fill a tile of 64 inputs, half of one, one and a half, and what is left at the end.
+TEST(Linear, IntegerLayersHaveTheReferenceBitsForEveryNumberOfRows) {
+  using W = WeightFormat;
+  const std::vector<LinearCase> cases = {
+      {W::kInt4, 20, 384, 128, true},
+      {W::kInt4, 16, 328, 128, false},
+      {W::kInt4, 33, 200, 64, true, false},
+      {W::kInt4, 17, 264, 32, true},
+      {W::kInt4, 16, 296, 96, true},
+      {W::kInt4, 5, 100, -1, false},
+      {W::kInt4, 18, 256, 512, true, true, 384},
+      {W::kInt8, 20, 384, -1},
+      {W::kInt8, 17, 328, 128},
+      {W::kInt8, 33, 136, 64, false, false},
+      {W::kInt8, 16, 72, 8},
+      {W::kInt8, 3, 300, -1, false, true, 128},
+  };
+  constexpr int32_t kMost = 40;
+  uint32_t seed = 900;
+  for (const LinearCase& c : cases) {
+    const PlainLinear plain = MakeLinear(c, ++seed);
+    auto expected_linear = *ReferenceKernels().pack_linear(plain);
+    for (const ActivationContract contract : {ActivationContract::kInt16, ActivationContract::kInt8}) {
+      for (const int32_t most : {kMost, 150}) {
+        const Rows x(most, c.inputs, seed, most == kMost ? Values::kOrdinary : Values::kHard, contract);
+        std::vector<float> expected(most * c.outputs);
+        ThreadPool one(1), two(2);
+        ReferenceKernels().linear(one, *expected_linear, x.view(), expected.data(), c.outputs);
+        for (const KernelTable* table : cpu::Testable()) {
+          auto linear = *table->pack_linear(plain);
+          for (int32_t rows = most == kMost ? 1 : most; rows <= most; ++rows) {
+            Activations some = x.view();
+            some.rows = rows;
+            std::vector<float> y(rows * c.outputs);
+            table->linear(rows % 2 == 0 ? one : two, *linear, some, y.data(), c.outputs);
+            std::string where;
+            ASSERT_TRUE(SameBits({expected.begin(), expected.begin() + rows * c.outputs}, y, &where))
+                << table->name << " " << WeightFormatName(c.format) << " " << c.outputs << "x" << c.inputs
+                << " group " << c.group << ", " << rows << " rows of top " << TopCode(contract) << ": "
+                << where;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Quantise, EveryInstructionSetHasTheReferenceBits) {
   for (int64_t width : {1, 5, 16, 40, 128, 129, 300, 3072}) {
     for (Values kind : {Values::kOrdinary, Values::kHard}) {
@@ -103,7 +152,7 @@ TEST(Quantise, EveryInstructionSetHasTheReferenceBits) {
         ThreadPool pool(2);
         ReferenceKernels().quantise(pool, x.values.data(), 9, width, contract, x.codes.data(),
                                     x.scales.data());
-        for (const KernelTable* table : cpu::Available()) {
+        for (const KernelTable* table : cpu::Testable()) {
           std::vector<int16_t> codes(x.codes.size(), 99);
           std::vector<float> scales(x.scales.size());
           table->quantise(pool, x.values.data(), 9, width, contract, codes.data(), scales.data());
@@ -157,7 +206,8 @@ TEST(Experts, EveryInstructionSetHasTheReferenceBits) {
           if (w->format == W::kInt8) w->zeros.clear();
         }
       }
-      const Rows x(rows, c.hidden, seed, c.values, ActivationContract::kInt16);
+      const ActivationContract contract = rows == 7 ? ActivationContract::kInt8 : ActivationContract::kInt16;
+      const Rows x(rows, c.hidden, seed, c.values, contract);
       std::vector<int32_t> all, even;
       for (int32_t r = 0; r < rows; ++r) (all.push_back(r), r % 2 == 0 ? even.push_back(r) : void());
       const std::vector<float> weights = RandomValues(rows, seed + 7);
@@ -177,11 +227,11 @@ TEST(Experts, EveryInstructionSetHasTheReferenceBits) {
         std::vector<uint8_t> errors(rows, 0);
         ThreadPool pool(threads);
         Workspace workspace;
-        table.experts(pool, workspace, view, tasks, ActivationContract::kInt16, sums.data(), errors.data());
+        table.experts(pool, workspace, view, tasks, contract, sums.data(), errors.data());
         return std::pair(sums, errors);
       };
       const auto expected = run(ReferenceKernels(), 1, true);
-      for (const KernelTable* table : cpu::Available()) {
+      for (const KernelTable* table : cpu::Testable()) {
         for (int threads : {1, 2, 3}) {
           const auto got = run(*table, threads, threads != 2);
           ASSERT_EQ(got.second, expected.second) << table->name;
@@ -200,7 +250,7 @@ TEST(Linear, AnUnfusedSumIsNoticed) {
   const Rows x(1, 128, 6, Values::kOrdinary, ActivationContract::kInt16);
   ThreadPool pool(1);
   std::vector<float> y(16), unfused(16);
-  for (const KernelTable* table : cpu::Available()) {
+  for (const KernelTable* table : cpu::Testable()) {
     auto linear = *table->pack_linear(plain);
     table->linear(pool, *linear, x.view(), y.data(), 16);
     for (int n = 0; n < 16; ++n) {

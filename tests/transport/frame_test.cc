@@ -119,7 +119,7 @@ absl::Status Read(Bytes message) {
 
 TEST(FrameTest, ExpertsComeBackWithOnlyTheRowsThatHaveRoutes) {
   const Fixture f;
-  for (const RowFormat format : {RowFormat::kInt16Group128, RowFormat::kFloat32}) {
+  for (const RowFormat format : {RowFormat::kInt16Group128, RowFormat::kFloat32, RowFormat::kInt8Group128}) {
     const Message message = f.experts(format);
     const absl::StatusOr<Frame> frame = DecodeFrame(message);
     ASSERT_TRUE(frame.ok()) << frame.status();
@@ -140,7 +140,9 @@ TEST(FrameTest, ExpertsComeBackWithOnlyTheRowsThatHaveRoutes) {
         if (format == RowFormat::kFloat32) {
           ASSERT_EQ(request.block.values[i * 300 + k], f.values[from * 300 + k]);
         } else {
-          ASSERT_EQ(request.block.codes[i * 300 + k], f.codes[from * 300 + k]);
+          const int16_t sent = f.codes[from * 300 + k];
+          ASSERT_EQ(request.block.codes[i * 300 + k],
+                    format == RowFormat::kInt8Group128 ? static_cast<int8_t>(sent) : sent);
           ASSERT_EQ(request.block.scales[i * 3 + k / 128], f.scales[from * 3 + k / 128]);
         }
       }
@@ -213,7 +215,7 @@ TEST(FrameTest, FieldsOutOfRangeAreNamedBehindRightChecksums) {
       {With(e, 0, uint32_t{0x32584C50}), "magic"},
       {With(e, 4, uint8_t{0}), "operation"},
       {With(e, 4, uint8_t{6}), "operation"},
-      {With(e, 5, uint8_t{3}), "row format"},
+      {With(e, 5, uint8_t{4}), "row format"},
       {With(r, 5, uint8_t{1}), "row format"},
       {With(m, 5, uint8_t{1}), "row format"},
       {With(e, 6, uint16_t{1}), "bytes 6 and 7"},

@@ -17,6 +17,7 @@ constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
 TEST(RowCodecTest, BytesOfARow) {
   EXPECT_EQ(RowBytes(RowFormat::kInt16Group128, 3072), 6240);
   EXPECT_EQ(RowBytes(RowFormat::kInt16Group128, 129), 2 * 129 + 4 * 2);
+  EXPECT_EQ(RowBytes(RowFormat::kInt8Group128, 3072), 3168);
   EXPECT_EQ(RowBytes(RowFormat::kFloat32, 3072), 12288);
 }
 
