@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "coordinator/grammar/ebnf.h"
 #include "coordinator/grammar/json_schema.h"
@@ -105,6 +106,27 @@ std::string KeyOf(const ConstraintSpec& spec, bool delayed) {
   return key;
 }
 
+// The last few things made, the last used in front.
+template <class Made>
+class Recent {
+ public:
+  // Null when it is not here.
+  std::shared_ptr<Made> Find(const std::string& key) {
+    const auto at =
+        std::find_if(all_.begin(), all_.end(), [&](const auto& entry) { return entry.first == key; });
+    if (at == all_.end()) return nullptr;
+    all_.splice(all_.begin(), all_, at);
+    return at->second;
+  }
+  void Add(std::string key, std::shared_ptr<Made> made) {
+    all_.emplace_front(std::move(key), std::move(made));
+    if (all_.size() > kRemembered) all_.pop_back();
+  }
+
+ private:
+  std::list<std::pair<std::string, std::shared_ptr<Made>>> all_;
+};
+
 }  // namespace
 
 struct ConstraintCompiler::State {
@@ -112,31 +134,43 @@ struct ConstraintCompiler::State {
   const int64_t vocab;
   std::mutex mutex;                          // guards what follows; a compilation holds it
   std::shared_ptr<const TokenBytes> tokens;  // made when it is first needed
-  std::list<std::pair<std::string, std::shared_ptr<MaskSource>>> remembered;  // the last used in front
+  Recent<MaskSource> sources;
+  Recent<const DelayedConstraint> delayed;
 
-  absl::StatusOr<std::shared_ptr<MaskSource>> SourceOf(const ConstraintSpec& spec, bool delayed);
+  absl::StatusOr<std::shared_ptr<const Constraint>> Compile(const ConstraintSpec& spec,
+                                                            const std::string& marker, StopIds stops);
+  absl::StatusOr<std::shared_ptr<MaskSource>> SourceOf(const ConstraintSpec& spec, const std::string& key,
+                                                       bool delayed_by_marker);
   // Whether the prompt ends in a block of thinking that has not been closed.
   bool IsThinking(std::span<const TokenId> prompt) const;
 };
 
 // One at a time: a second request for the same grammar finds it made, and requests together take one core.
-absl::StatusOr<std::shared_ptr<MaskSource>> ConstraintCompiler::State::SourceOf(const ConstraintSpec& spec,
-                                                                                bool delayed) {
-  std::string key = KeyOf(spec, delayed);
+absl::StatusOr<std::shared_ptr<const Constraint>> ConstraintCompiler::State::Compile(const ConstraintSpec& spec,
+                                                                                     const std::string& marker,
+                                                                                     StopIds stops) {
   const std::lock_guard lock(mutex);
-  const auto known =
-      std::find_if(remembered.begin(), remembered.end(), [&](const auto& entry) { return entry.first == key; });
-  if (known != remembered.end()) {
-    remembered.splice(remembered.begin(), remembered, known);
-    return remembered.front().second;
-  }
-  ASSIGN_OR_RETURN(Grammar grammar, ReadGrammar(spec, delayed));
+  std::string key = KeyOf(spec, !marker.empty());
+  ASSIGN_OR_RETURN(std::shared_ptr<MaskSource> source, SourceOf(spec, key, !marker.empty()));
+  if (marker.empty()) return std::make_shared<const GrammarConstraint>(std::move(source), std::move(stops));
+  absl::StrAppend(&key, "\n", absl::StrJoin(stops, ","), "\n", marker);
+  if (auto known = delayed.Find(key); known != nullptr) return known;
+  auto behind = std::make_shared<const GrammarConstraint>(std::move(source), std::move(stops));
+  auto made = std::make_shared<const DelayedConstraint>(std::move(behind), marker, *tokenizer, vocab);
+  delayed.Add(std::move(key), made);
+  return made;
+}
+
+absl::StatusOr<std::shared_ptr<MaskSource>> ConstraintCompiler::State::SourceOf(const ConstraintSpec& spec,
+                                                                                const std::string& key,
+                                                                                bool delayed_by_marker) {
+  if (auto known = sources.Find(key); known != nullptr) return known;
+  ASSIGN_OR_RETURN(Grammar grammar, ReadGrammar(spec, delayed_by_marker));
   if (tokens == nullptr) tokens = std::make_shared<const TokenBytes>(*tokenizer, vocab);
-  auto source = std::make_shared<MaskSource>(std::move(grammar), tokens);
-  RETURN_IF_ERROR(source->Prepare());
-  remembered.emplace_front(std::move(key), source);
-  if (remembered.size() > kRemembered) remembered.pop_back();
-  return source;
+  auto made = std::make_shared<MaskSource>(std::move(grammar), tokens);
+  RETURN_IF_ERROR(made->Prepare());
+  sources.Add(key, made);
+  return made;
 }
 
 bool ConstraintCompiler::State::IsThinking(std::span<const TokenId> prompt) const {
@@ -151,7 +185,7 @@ bool ConstraintCompiler::State::IsThinking(std::span<const TokenId> prompt) cons
 }
 
 ConstraintCompiler::ConstraintCompiler(const Tokenizer* tokenizer, int64_t vocab)
-    : state_(new State{tokenizer, vocab, {}, nullptr, {}}) {}
+    : state_(new State{tokenizer, vocab, {}, nullptr, {}, {}}) {}
 ConstraintCompiler::~ConstraintCompiler() = default;
 
 absl::StatusOr<std::shared_ptr<const Constraint>> ConstraintCompiler::Compile(
@@ -162,16 +196,12 @@ absl::StatusOr<std::shared_ptr<const Constraint>> ConstraintCompiler::Compile(
   RETURN_IF_ERROR(CheckSize(spec));
   std::string marker = spec.after.value_or("");
   if (!spec.after && state_->IsThinking(prompt)) marker = kEndOfThinking;
-  ASSIGN_OR_RETURN(std::shared_ptr<MaskSource> source, state_->SourceOf(spec, !marker.empty()));
   StopIds ids(stops.begin(), stops.end());
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   // Ids the model does not have end nothing.
   std::erase_if(ids, [&](TokenId id) { return id < 0 || id >= state_->vocab; });
-  auto constraint = std::make_shared<const GrammarConstraint>(std::move(source), std::move(ids));
-  if (marker.empty()) return constraint;
-  return std::make_shared<const DelayedConstraint>(std::move(constraint), std::move(marker), *state_->tokenizer,
-                                                   state_->vocab);
+  return state_->Compile(spec, marker, std::move(ids));
 }
 
 }  // namespace paceline

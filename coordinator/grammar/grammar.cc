@@ -283,14 +283,14 @@ absl::StatusOr<Grammar> GrammarBuilder::Build(int32_t root) const {
     if (start < 0) return too_large;
     grammar.starts.push_back(start);
   }
-  if (!RemoveDeadEnds(grammar))
-    return absl::InvalidArgumentError("can be satisfied by no text; some part of it contradicts another");
   if (const int32_t circle = OrderRules(grammar); circle >= 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("the rule '", rules_[static_cast<size_t>(circle)].name,
                      "' comes back to itself before it has eaten a byte (left recursion); write the "
                      "repetition as ( .. )*"));
   }
+  if (!RemoveDeadEnds(grammar))
+    return absl::InvalidArgumentError("can be satisfied by no text; some part of it contradicts another");
   return grammar;
 }
 

@@ -12,10 +12,6 @@
 namespace paceline {
 namespace {
 
-// Bounds of one compiled grammar's memory.
-constexpr int64_t kMaxMachineBytes = 24 << 20;
-constexpr int64_t kMaxMaskBytes = 16 << 20;
-constexpr int64_t kMaxClassBytes = 32 << 20;  // prepared; twice as much may come together later
 // Of Prepare, some tenths of a second each: nodes of the vocabulary's tree, and threads of configurations.
 constexpr int64_t kMaxLooks = 60'000'000;
 constexpr int64_t kMaxWork = 30'000'000;
@@ -24,20 +20,19 @@ void Set(uint64_t* mask, TokenId id) { mask[id / 64] |= uint64_t{1} << (id % 64)
 
 }  // namespace
 
-MaskSource::MaskSource(Grammar grammar, std::shared_ptr<const TokenBytes> tokens)
-    : grammar_(std::move(grammar)), tokens_(std::move(tokens)) {
+MaskSource::MaskSource(Grammar grammar, std::shared_ptr<const TokenBytes> tokens, MaskLimits limits)
+    : grammar_(std::move(grammar)), tokens_(std::move(tokens)), limits_(limits), max_bytes_(limits.machine) {
   class_of_ = NodeClasses(grammar_, tokens_->brief_bytes());
   const auto most = std::max_element(class_of_.begin(), class_of_.end());
   classes_.resize(most == class_of_.end() ? 0 : static_cast<size_t>(*most) + 1);
   path_.resize(static_cast<size_t>(std::max(tokens_->brief().depth(), tokens_->lengthy().depth())) + 1);
   machine_ = std::make_shared<Machine>(grammar_);
-  max_bytes_ = kMaxMachineBytes;
 }
 
 absl::Status MaskSource::Prepare() {
   const std::lock_guard lock(mutex_);
   int64_t looks = kMaxLooks, work = kMaxWork;
-  for (size_t i = 0; i < grammar_.nodes.size() && looks > 0 && class_bytes_ < kMaxClassBytes; ++i) {
+  for (size_t i = 0; i < grammar_.nodes.size() && looks > 0 && class_bytes_ < limits_.classes; ++i) {
     const Grammar::Node& node = grammar_.nodes[i];
     if (node.edges.empty() && node.calls.empty()) continue;
     if (classes_[static_cast<size_t>(class_of_[i])].known) continue;
@@ -63,7 +58,7 @@ void MaskSource::Renew(std::shared_ptr<Machine>& machine, std::span<Machine::Con
     masks_.clear();
     made_.clear();
     // A text may be so deeply nested that it alone takes more.
-    max_bytes_ = std::max(kMaxMachineBytes, 2 * fresh->bytes());
+    max_bytes_ = std::max(limits_.machine, 2 * fresh->bytes());
   }
   machine = std::move(fresh);
 }
@@ -103,7 +98,7 @@ std::shared_ptr<const TokenMask> MaskSource::Mask(Cursor& cursor) {
   Refresh(cursor);
   auto index = static_cast<size_t>(cursor.configs.back());
   if (index < masks_.size() && masks_[index] != nullptr) return masks_[index];
-  if (class_bytes_ > 2 * kMaxClassBytes) {
+  if (class_bytes_ > 2 * limits_.classes) {
     classes_.assign(classes_.size(), {});
     class_bytes_ = 0;
   }
@@ -114,7 +109,7 @@ std::shared_ptr<const TokenMask> MaskSource::Mask(Cursor& cursor) {
   index = static_cast<size_t>(cursor.configs.back());
   const int64_t mask_bytes = MaskWords(tokens_->vocab()) * 8;
   // Who still uses a mask that is forgotten here holds on to it.
-  while (static_cast<int64_t>(made_.size() + 1) * mask_bytes > kMaxMaskBytes && !made_.empty()) {
+  while (static_cast<int64_t>(made_.size() + 1) * mask_bytes > limits_.masks && !made_.empty()) {
     masks_[static_cast<size_t>(made_.front())] = nullptr;
     made_.pop_front();
   }
@@ -158,7 +153,7 @@ const MaskSource::ClassMask& MaskSource::MaskOf(int32_t node) {
       made.leaves.push_back(i);
       made.behind += at.end - i - 1;
     }
-    if (alone_->bytes() > kMaxMachineBytes) Renew(alone_, std::span(path_).first(at.depth + 1u));
+    if (alone_->bytes() > limits_.machine) Renew(alone_, std::span(path_).first(at.depth + 1u));
     ++i;
   }
   int64_t count = 0;

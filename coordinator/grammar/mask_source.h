@@ -21,6 +21,13 @@ namespace paceline {
 // [MaskWords(vocab)], as base/constraint.h.
 using TokenMask = std::vector<uint64_t>;
 
+// What one compiled grammar may remember, in bytes.
+struct MaskLimits {
+  int64_t machine = 24 << 20;
+  int64_t masks = 16 << 20;
+  int64_t classes = 32 << 20;  // by Prepare; twice as much may come together later
+};
+
 // Thread-safe.
 class MaskSource {
  public:
@@ -32,7 +39,7 @@ class MaskSource {
   };
 
   // `tokens` outlives the source.
-  MaskSource(Grammar grammar, std::shared_ptr<const TokenBytes> tokens);
+  MaskSource(Grammar grammar, std::shared_ptr<const TokenBytes> tokens, MaskLimits limits = {});
 
   // Works out what most masks will ask for, on the thread that compiles. InvalidArgument when the grammar is
   // too ambiguous for that.
@@ -80,13 +87,14 @@ class MaskSource {
 
   const Grammar grammar_;
   const std::shared_ptr<const TokenBytes> tokens_;
+  const MaskLimits limits_;
   std::vector<int32_t> class_of_;  // [nodes]
   mutable std::mutex mutex_;       // guards everything below
   std::vector<ClassMask> classes_;
   int64_t class_bytes_ = 0;
   std::shared_ptr<Machine> alone_;  // runs nodes without their callers, for classes_
   std::shared_ptr<Machine> machine_;
-  int64_t max_bytes_ = 0;                                // of machine_
+  int64_t max_bytes_;                                    // of machine_
   std::vector<std::shared_ptr<const TokenMask>> masks_;  // [configs of machine_], null where unknown
   std::deque<Machine::Config> made_;                     // masks in the order they were made
   std::vector<Machine::Config> path_;                    // of a walk: [depth]

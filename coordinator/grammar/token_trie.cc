@@ -6,13 +6,6 @@
 #include "base/check.h"
 
 namespace paceline {
-namespace {
-
-// Lengthy tokens are tried one by one with every mask, so there may not be many.
-constexpr size_t kMaxLengthy = 1024;
-
-}  // namespace
-
 TokenTrie::TokenTrie(const Tokenizer& tokenizer, std::vector<TokenId> ids) {
   std::sort(ids.begin(), ids.end(), [&](TokenId a, TokenId b) {
     const std::string_view left = tokenizer.TokenBytes(a), right = tokenizer.TokenBytes(b);
@@ -39,7 +32,7 @@ TokenTrie::TokenTrie(const Tokenizer& tokenizer, std::vector<TokenId> ids) {
   if (!nodes_.empty()) nodes_.push_back({0, static_cast<uint32_t>(tokens_.size()), 1, 0});
 }
 
-TokenBytes::TokenBytes(const Tokenizer& tokenizer, int64_t vocab)
+TokenBytes::TokenBytes(const Tokenizer& tokenizer, int64_t vocab, size_t max_lengthy)
     : tokenizer_(tokenizer), vocab_(vocab), has_(static_cast<size_t>(vocab)) {
   std::vector<TokenId> all;
   std::vector<size_t> lengths;
@@ -51,8 +44,8 @@ TokenBytes::TokenBytes(const Tokenizer& tokenizer, int64_t vocab)
     lengths.push_back(bytes.size());
   }
   std::sort(lengths.begin(), lengths.end());
-  if (lengths.size() > kMaxLengthy) {
-    brief_bytes_ = static_cast<int32_t>(lengths[lengths.size() - kMaxLengthy - 1]);
+  if (lengths.size() > max_lengthy) {
+    brief_bytes_ = static_cast<int32_t>(lengths[lengths.size() - max_lengthy - 1]);
   } else if (!lengths.empty()) {
     // Too few to be worth two trees.
     brief_bytes_ = static_cast<int32_t>(lengths.back());

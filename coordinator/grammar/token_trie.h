@@ -43,7 +43,8 @@ class TokenTrie {
 // short; what a grammar's state allows of those depends on few bytes of what may follow.
 class TokenBytes {
  public:
-  TokenBytes(const Tokenizer& tokenizer, int64_t vocab);
+  // Lengthy tokens are tried one by one with every mask, so there may not be many.
+  TokenBytes(const Tokenizer& tokenizer, int64_t vocab, size_t max_lengthy = 1024);
 
   const TokenTrie& brief() const { return brief_; }  // at most brief_bytes() long
   const TokenTrie& lengthy() const { return lengthy_; }
