@@ -115,7 +115,8 @@ class EbnfParser {
   absl::StatusOr<size_t> RuleOf(const std::string& name, size_t at) {
     const auto [found, fresh] = names_.try_emplace(name, rules_.size());
     if (fresh) {
-      if (rules_.size() == kMaxRules) return Wrong(at, absl::StrCat("there are more than ", kMaxRules, " rules"));
+      if (rules_.size() == kMaxRules)
+        return Wrong(at, absl::StrCat("there are more than ", kMaxRules, " rules"));
       rules_.push_back({name, at, builder_.AddRule(name), false, {}});
     }
     return found->second;
@@ -185,7 +186,8 @@ class EbnfParser {
     }
     const std::string name = Name();
     if (name.empty())
-      return Wrong(begin, "expected a literal in quotes, a class in brackets, a group, or the name of a rule");
+      return Wrong(begin,
+                   "expected a literal in quotes, a class in brackets, a group, or the name of a rule");
     ASSIGN_OR_RETURN(const size_t rule, RuleOf(name, begin));
     return CallOf(rules_[rule].number);
   }
@@ -208,8 +210,9 @@ class EbnfParser {
       return in_.Next();
     }
     if (value < 0 || value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF)) {
-      return Wrong(begin, absl::StrCat("expected \\n, \\t, \\r, \\xHH, \\uHHHH, \\UHHHHHHHH or one of ",
-                                       absl::string_view(special.data(), special.size()), " behind a backslash"));
+      return Wrong(begin,
+                   absl::StrCat("expected \\n, \\t, \\r, \\xHH, \\uHHHH, \\UHHHHHHHH or one of ",
+                                absl::string_view(special.data(), special.size()), " behind a backslash"));
     }
     return static_cast<char32_t>(value);
   }

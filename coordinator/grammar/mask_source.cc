@@ -44,8 +44,7 @@ absl::Status MaskSource::Prepare() {
           "takes too long to compile: its parts can be read in too many ways at once; make the alternatives "
           "begin differently, or say less with it");
     }
-    // A node that allows little is cheap, and one that allows much looks at the whole tree.
-    looks -= made.dense.empty() ? static_cast<int64_t>(16 * made.few.size()) + 256 : tokens_->brief().size();
+    looks -= made.looks;
   }
   alone_.reset();
   return absl::OkStatus();
@@ -127,8 +126,8 @@ MaskSource::Statistics MaskSource::statistics() const {
   for (const ClassMask& made : classes_) s.known_classes += made.known ? 1 : 0;
   s.configs = static_cast<int64_t>(machine_->configs());
   s.masks_made = masks_made_;
-  s.bytes = class_bytes_ + machine_->bytes() +
-            static_cast<int64_t>(made_.size()) * MaskWords(tokens_->vocab()) * 8;
+  s.bytes =
+      class_bytes_ + machine_->bytes() + static_cast<int64_t>(made_.size()) * MaskWords(tokens_->vocab()) * 8;
   return s;
 }
 
@@ -142,6 +141,7 @@ const MaskSource::ClassMask& MaskSource::MaskOf(int32_t node) {
   path_[0] = alone_->At(node);
   for (uint32_t i = 0; i < trie.size();) {
     const TokenTrie::Node& at = trie.node(i);
+    ++made.looks;
     const Machine::Config next = alone_->Next(path_[at.depth - 1u], at.byte);
     if (next == Machine::kDead) {
       i = at.end;

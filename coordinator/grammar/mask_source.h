@@ -72,6 +72,7 @@ class MaskSource {
     std::vector<TokenId> few;
     std::vector<uint32_t> leaves;  // nodes of the tree at which the rule may end and tokens go on
     int64_t behind = 0;            // nodes of the tree below those
+    int64_t looks = 0;             // nodes of the tree that were looked at for all this
   };
 
   // Machines forget everything where memory runs out; `configs` are what must be carried over.
