@@ -51,9 +51,12 @@ absl::StatusOr<TensorStore> TensorStore::Open(const std::string& directory) {
     store.files_.push_back(std::move(file));
   }
   store.tensors_.reserve(count);
+  int32_t number = -1;
   for (const auto& file : store.files_) {
+    ++number;
     for (const TensorEntry& entry : file->entries()) {
-      const auto [at, fresh] = store.tensors_.try_emplace(entry.name, StoredTensor{file.get(), &entry});
+      const auto [at, fresh] =
+          store.tensors_.try_emplace(entry.name, StoredTensor{file.get(), &entry, number});
       if (!fresh) {
         return Error(errors::kModelTensor,
                      absl::StrCat(Printable(entry.name), " lies in two files: ", at->second.file->path(),

@@ -9,6 +9,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "model/read_plan.h"
 #include "model/safetensors.h"
 
 namespace paceline {
@@ -17,6 +18,7 @@ namespace paceline {
 struct StoredTensor {
   const SafetensorsFile* file = nullptr;
   const TensorEntry* entry = nullptr;
+  int32_t file_number = 0;  // among the store's files
 
   bool present() const { return entry != nullptr; }
   const std::string& name() const { return entry->name; }
@@ -24,6 +26,11 @@ struct StoredTensor {
   std::string Describe() const;
   absl::Status Read(int64_t offset, int64_t bytes, void* out) const {
     return file->Read(*entry, offset, bytes, out);
+  }
+  // Where [offset, offset + bytes) of the tensor lies in its file.
+  FileRange RangeOf(int64_t offset, int64_t bytes) const {
+    const int64_t begin = file->data_begin() + entry->begin + offset;
+    return {file_number, begin, begin + bytes};
   }
 };
 

@@ -9,6 +9,7 @@ const KernelTable& ReferenceKernels() {
       .name = "reference",
       .pack_linear = r::PackLinear,
       .pack_expert = r::PackExpert,
+      .start_linear = r::StartLinear,
       .quantise = r::Quantise,
       .linear = r::LinearForward,
       .experts = r::Experts,
