@@ -72,6 +72,9 @@ class SafetensorsFile {
   const std::string& header_digest() const { return header_digest_; }  // SHA-256 of the header, hex
   int64_t data_begin() const { return data_begin_; }                  // where entries count from
   int fd() const { return fd_; }
+  // Among the files of a folder: what FileRange::file says.
+  int32_t number() const { return number_; }
+  void set_number(int32_t number) { number_ = number; }
 
   // Bytes [offset, offset + bytes) of a tensor. LOAD-003 naming tensor and file when the file ends early or
   // cannot be read.
@@ -87,6 +90,7 @@ class SafetensorsFile {
   SafetensorsFile() = default;
 
   std::string path_;
+  int32_t number_ = 0;
   int fd_ = -1;
   int64_t file_bytes_ = 0;
   int64_t changed_ns_ = 0;  // time of the last change when it was opened

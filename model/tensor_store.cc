@@ -48,15 +48,13 @@ absl::StatusOr<TensorStore> TensorStore::Open(const std::string& directory) {
   for (const std::string& path : paths) {
     ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, SafetensorsFile::Open(path));
     count += file->entries().size();
+    file->set_number(static_cast<int32_t>(store.files_.size()));
     store.files_.push_back(std::move(file));
   }
   store.tensors_.reserve(count);
-  int32_t number = -1;
   for (const auto& file : store.files_) {
-    ++number;
     for (const TensorEntry& entry : file->entries()) {
-      const auto [at, fresh] =
-          store.tensors_.try_emplace(entry.name, StoredTensor{file.get(), &entry, number});
+      const auto [at, fresh] = store.tensors_.try_emplace(entry.name, StoredTensor{file.get(), &entry});
       if (!fresh) {
         return Error(errors::kModelTensor,
                      absl::StrCat(Printable(entry.name), " lies in two files: ", at->second.file->path(),

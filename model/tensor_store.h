@@ -18,7 +18,6 @@ namespace paceline {
 struct StoredTensor {
   const SafetensorsFile* file = nullptr;
   const TensorEntry* entry = nullptr;
-  int32_t file_number = 0;  // among the store's files
 
   bool present() const { return entry != nullptr; }
   const std::string& name() const { return entry->name; }
@@ -30,7 +29,7 @@ struct StoredTensor {
   // Where [offset, offset + bytes) of the tensor lies in its file.
   FileRange RangeOf(int64_t offset, int64_t bytes) const {
     const int64_t begin = file->data_begin() + entry->begin + offset;
-    return {file_number, begin, begin + bytes};
+    return {file->number(), begin, begin + bytes};
   }
 };
 
