@@ -13,6 +13,7 @@ int Run(const ScoreOptions& options);
 int Run(const VerifyOptions& options);
 int Run(const BenchStepOptions& options);
 int Run(const BenchDraftOptions& options);
+int Run(const BenchLoadOptions& options);
 int Run(const BenchLinkOptions& options);
 int Run(const TokenizeOptions& options);
 int Run(const StatusOptions& options);

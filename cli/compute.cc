@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/status.h"
+#include "cli/console.h"
 #include "coordinator/planner.h"
 #include "model/placement_shape.h"
 #include "worker/expert_server.h"
@@ -46,6 +47,11 @@ int32_t PagesFor(const ModelConfig& config, kernels::KvDtype dtype, int32_t slot
   return static_cast<int32_t>(std::clamp<int64_t>(wanted, 1, allowed));
 }
 
+// What loading had to do without, once for all loads of this process.
+void SayNotes(const LoadReport& report) {
+  for (const std::string& note : report.notes) StdErr().Once(absl::StrCat("note: ", note));
+}
+
 }  // namespace
 
 absl::StatusOr<Compute> ResolveCompute(const ComputeOptions& options, int ranks_here) {
@@ -53,6 +59,7 @@ absl::StatusOr<Compute> ResolveCompute(const ComputeOptions& options, int ranks_
   ASSIGN_OR_RETURN(compute.table, kernels::SelectKernels(options.backend, options.isa));
   compute.threads = options.threads > 0 ? options.threads : ThreadsPerRank(ranks_here);
   compute.yield = compute.threads * ranks_here > CoresHere();
+  compute.load_io = LoadIoOf(options.load_io);
   return compute;
 }
 
@@ -87,9 +94,11 @@ HandlerFactory ExpertFactory(const Checkpoint& checkpoint, const Compute& comput
     options.threads = compute.threads;
     options.contract = ActivationsOf(share.contract);
     options.lm_head = HeadFormatOf(share.contract.lm_head);
+    options.load.io = compute.load_io;
     options.progress = [&progress](int64_t done, int64_t total) { progress({done, total}); };
     ASSIGN_OR_RETURN(std::unique_ptr<ExpertServer> server,
                      ExpertServer::Load(checkpoint, placement, share.rank, options));
+    SayNotes(server->load_report());
     LoadedHandler loaded;
     loaded.facts = {server->experts(), server->leaves(), server->bytes()};
     loaded.handler = std::move(server);
@@ -118,8 +127,13 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LoadTrunk(const TrunkRequest& reques
   options.has_token = request.has_token;
   options.fingerprint = ClusterFingerprint(FingerprintsOf(request.contract));
   options.drafting = request.drafting;
+  options.load.io = request.compute.load_io;
   options.progress = request.progress;
-  return LocalTrunk::Load(*request.checkpoint, request.placement, request.peers, std::move(options));
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<LocalTrunk> trunk,
+      LocalTrunk::Load(*request.checkpoint, request.placement, request.peers, std::move(options)));
+  SayNotes(trunk->load_report());
+  return trunk;
 }
 
 TrunkInfo InfoBeforeLoading(const TrunkRequest& request, const std::string& name) {

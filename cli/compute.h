@@ -20,6 +20,7 @@ struct Compute {
   const kernels::KernelTable* table = nullptr;
   int threads = 1;
   bool yield = false;  // compute threads on this machine outnumber its cores
+  LoadIo load_io = LoadIo::kRing;
 };
 
 // `ranks_here`: ranks that share this machine. DEV-001 says what this machine or this build lacks.

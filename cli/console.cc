@@ -28,8 +28,6 @@ void OnSignal(int signal) {
   if (stop_requested.exchange(true) && signal == SIGINT) _exit(130);
 }
 
-double MiB(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
-
 }  // namespace
 
 Console::Console() : terminal_(isatty(STDERR_FILENO) == 1) {}
@@ -40,6 +38,14 @@ void Console::Line(const std::string& text) {
   std::fprintf(stderr, "%s\n", text.c_str());
 }
 
+void Console::Once(const std::string& text) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!said_.insert(text).second) return;
+  }
+  Line(text);
+}
+
 int Console::Fail(const absl::Status& status) {
   Line(absl::StrCat("error: ", std::string(status.message())));
   return ExitStatus(status);
@@ -48,17 +54,14 @@ int Console::Fail(const absl::Status& status) {
 void Console::Progress(const std::string& node, int64_t done_bytes, int64_t total_bytes) {
   if (total_bytes <= 0) return;
   const std::lock_guard<std::mutex> lock(mutex_);
-  Load& load = loads_[node];
-  load.done = done_bytes;
-  load.total = total_bytes;
+  const TimePoint now = Clock::Real().Now();
+  LoadTrack& load = loads_[node];
+  load.Update(now, done_bytes, total_bytes);
   if (terminal_) {
     DrawBar();
-    return;
+  } else if (load.DueInLog(now)) {
+    std::fprintf(stderr, "%s: loaded %s\n", node.c_str(), load.Text().c_str());
   }
-  const int quarters = static_cast<int>(4 * done_bytes / total_bytes);
-  if (quarters <= load.quarters) return;
-  load.quarters = quarters;
-  std::fprintf(stderr, "%s: loaded %d %% of %.1f MiB\n", node.c_str(), 25 * quarters, MiB(total_bytes));
 }
 
 void Console::EndProgress() {
@@ -69,15 +72,22 @@ void Console::EndProgress() {
 
 void Console::DrawBar() {
   int64_t done = 0, total = 0;
+  double rate = 0, seconds_left = 0;
   for (const auto& [node, load] : loads_) {
-    done += load.done;
-    total += load.total;
+    done += load.done();
+    total += load.total();
+    if (load.bytes_per_second() <= 0) continue;
+    // The slowest node's end is everybody's.
+    seconds_left =
+        std::max(seconds_left, static_cast<double>(load.total() - load.done()) / load.bytes_per_second());
+    if (load.done() < load.total()) rate += load.bytes_per_second();
   }
   const int cells = static_cast<int>(std::clamp<int64_t>(kBarCells * done / total, 0, kBarCells));
   const std::string bar =
       std::string(static_cast<size_t>(cells), '#') + std::string(static_cast<size_t>(kBarCells - cells), '.');
-  std::fprintf(stderr, "\r\033[Kloading [%s] %.0f of %.0f MiB on %zu %s", bar.c_str(), MiB(done), MiB(total),
-               loads_.size(), loads_.size() == 1 ? "node" : "nodes");
+  std::fprintf(stderr, "\r\033[Kloading [%s] %s of %s, %.2f GB/s, %.0f s left%s", bar.c_str(),
+               BytesText(done).c_str(), BytesText(total).c_str(), rate / 1e9, seconds_left,
+               loads_.size() == 1 ? "" : absl::StrCat(", ", loads_.size(), " nodes").c_str());
   drawn_ = true;
 }
 

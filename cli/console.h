@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 
 #include "absl/status/status.h"
+#include "cli/progress.h"
 
 namespace paceline::cli {
 
@@ -18,26 +20,25 @@ class Console {
 
   // One line, above the bar where there is one.
   void Line(const std::string& text);
+  // The same, but nothing when this text was said before.
+  void Once(const std::string& text);
   // "error: ..." and the exit status that belongs to it.
   int Fail(const absl::Status& status);
 
-  // Bytes of one node's load. A bar on a terminal, else a line per node at every quarter.
+  // Bytes of one node's load, with rate and time left. A bar of all nodes on a terminal, else a line per node
+  // now and then (cli/progress.h).
   void Progress(const std::string& node, int64_t done_bytes, int64_t total_bytes);
   // Takes the bar away.
   void EndProgress();
 
  private:
-  struct Load {
-    int64_t done = 0;
-    int64_t total = 0;
-    int quarters = 0;  // said so far
-  };
   void DrawBar();
   void EraseBar();
 
   const bool terminal_;
   std::mutex mutex_;
-  std::map<std::string, Load> loads_;
+  std::map<std::string, LoadTrack> loads_;
+  std::set<std::string> said_;  // by Once
   bool drawn_ = false;
 };
 

@@ -122,6 +122,7 @@ absl::Status Head::StartLocalWorkers() {
   spawn.model = config_.options.model;
   const ComputeOptions& compute = config_.options.compute;
   spawn.arguments = {"--backend", compute.backend, "--threads", absl::StrCat(compute_.threads)};
+  spawn.arguments.insert(spawn.arguments.end(), {"--load-io", compute.load_io});
   if (!compute.isa.empty()) spawn.arguments.insert(spawn.arguments.end(), {"--isa", compute.isa});
   ASSIGN_OR_RETURN(processes_, LocalWorkers::Spawn(spawn));
   return absl::OkStatus();

@@ -72,6 +72,9 @@ void AddCompute(CLI::App* app, ComputeOptions& compute) {
            "Compute threads of each process; by default cores / ranks on this machine")
       ->check(Whole(1, 4096))
       ->option_text("N");
+  group.Choice("load-io", compute.load_io, {"auto", "threads", "buffered"},
+               "How weights are read: auto: io_uring past the page cache; threads: past it without io_uring; "
+               "buffered: through it");
 }
 
 static void AddCluster(CLI::App* app, ClusterOptions& cluster) {

@@ -192,6 +192,17 @@ void AddBenchLink(CLI::App* app, BenchLinkOptions& bench) {
   AddJson(app, bench.json);
 }
 
+void AddBenchLoad(CLI::App* app, BenchLoadOptions& bench) {
+  AddHead(app, bench.head, "Directory of a checkpoint");
+  AddDraft(app, bench.head.drafting);
+  AddDrafters(app, bench.head.drafting);
+  Group measuring(app, "Measuring");
+  measuring.AddDefault("limit", bench.limit_gb, "GB of the files read, before and after, to know the disk's rate")
+      ->check(Whole(1, 1 << 20))
+      ->option_text("GB [16]");
+  AddJson(app, bench.json);
+}
+
 void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   AddHead(app, bench.head, "Directory of a checkpoint");
   bench.head.drafting.draft = "off";
@@ -361,6 +372,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   VerifyOptions verify;
   BenchStepOptions bench_step;
   BenchDraftOptions bench_draft;
+  BenchLoadOptions bench_load;
   BenchLinkOptions bench_link;
   std::string bench_depth;
   Sources bench_depths;
@@ -385,6 +397,8 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
       bench_app->add_subcommand("step", "Whole model steps, as a share of the read bandwidth");
   CLI::App* draft_app =
       bench_app->add_subcommand("draft", "Speed of drafting at several depths, beside plain decoding");
+  CLI::App* load_app =
+      bench_app->add_subcommand("load", "Loading a model, as a share of what its disk gives");
   CLI::App* link_app = bench_app->add_subcommand("link", "Round trips of the exchange's message sizes");
   CLI::App* tokenize_app = root.add_subcommand("tokenize", "Text to token ids, or back");
   CLI::App* status_app = root.add_subcommand("status", "What runs where");
@@ -400,6 +414,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   AddBenchStep(step_app, bench_step);
   PreferFlags(AddBenchDraft(draft_app, bench_draft, bench_depth, bench_depths), argc, argv);
   PreferFlags(bench_depths, argc, argv);
+  AddBenchLoad(load_app, bench_load);
   AddBenchLink(link_app, bench_link);
   PreferFlags(AddTokenize(tokenize_app, tokenize, no_parse_special), argc, argv);
   PreferFlags(AddStatus(status_app, status), argc, argv);
@@ -450,6 +465,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   if (*verify_app) parsed.invocation = verify;
   if (*step_app) parsed.invocation = bench_step;
   if (*draft_app) parsed.invocation = bench_draft;
+  if (*load_app) parsed.invocation = bench_load;
   if (*link_app) parsed.invocation = bench_link;
   if (*tokenize_app) parsed.invocation = tokenize;
   if (*status_app) parsed.invocation = status;

@@ -19,6 +19,7 @@ struct ComputeOptions {
   std::string backend = "cpu";  // reference, cpu, cuda
   std::string isa;              // avx2, avx512, vnni, amx, amx-emulated; empty: the best this machine has
   int threads = 0;              // 0: max(1, cores / ranks on this machine)
+  std::string load_io = "auto";  // how weights are read: auto, threads, buffered
 };
 
 // The ranks and the roads between them.
@@ -137,6 +138,12 @@ struct BenchStepOptions {
   bool json = false;
 };
 
+struct BenchLoadOptions {
+  HeadOptions head;
+  int64_t limit_gb = 16;  // of the files, read for the yardstick
+  bool json = false;
+};
+
 struct BenchLinkOptions {
   std::string link = "tcp";  // tcp, ucx
   int64_t hidden = 3072;     // elements of a row
@@ -190,7 +197,7 @@ struct SynthOptions {
 
 using Invocation =
     std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions, BenchStepOptions,
-                 BenchDraftOptions, BenchLinkOptions, TokenizeOptions, StatusOptions, SynthOptions>;
+                 BenchDraftOptions, BenchLoadOptions, BenchLinkOptions, TokenizeOptions, StatusOptions, SynthOptions>;
 
 // Either an invocation, or what to print and the status to exit with (help, version, a usage error).
 struct Parsed {

@@ -5,6 +5,7 @@ find_package(nlohmann_json REQUIRED CONFIG) # 3.11
 find_package(OpenSSL REQUIRED)              # 3.0
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8) # 10.42: the pre-tokenizer's pattern
+pkg_check_modules(LIBURING REQUIRED IMPORTED_TARGET liburing)  # 2.3: loading
 find_package(ICU REQUIRED COMPONENTS uc)    # 72: NFC
 if(NOT PACELINE_CORE_ONLY)
   find_package(CLI11 REQUIRED CONFIG)       # 2.1

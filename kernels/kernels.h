@@ -117,6 +117,18 @@ class Expert {
   int64_t bytes = 0;
 };
 
+// A linear layer whose elements come in parts: a matrix that is too large to stand in memory in two forms.
+class LinearPacker {
+ public:
+  virtual ~LinearPacker() = default;
+  // Elements of outputs [first_output, ..) and inputs [first_input, ..), absolute as in the whole; scales and
+  // zeros of a part are not looked at. From any thread; two parts at a time must not share a block of 128 inputs
+  // by 128 outputs. Parts begin at multiples of 128 of either, or take all of it.
+  virtual void Add(const PlainLinear& part) = 0;
+  // Once, behind the last part: scales and zeros of the whole, as PlainLinear has them.
+  virtual std::unique_ptr<Linear> Finish(std::vector<float> scales, std::vector<uint8_t> zeros) = 0;
+};
+
 // One expert's rows in a block: leaves of groups [first_group, first_group + groups), absolute, all inside
 // `expert`.
 struct ExpertTask {
@@ -197,6 +209,8 @@ struct KernelTable {
   // Packing consumes the plain form. Unimplemented names a format that the backend lacks.
   absl::StatusOr<std::unique_ptr<Linear>> (*pack_linear)(PlainLinear plain);
   absl::StatusOr<std::unique_ptr<Expert>> (*pack_expert)(PlainExpert plain);
+  // The same as pack_linear, part by part. `form` says everything but elements, scales and zeros.
+  absl::StatusOr<std::unique_ptr<LinearPacker>> (*start_linear)(const PlainLinear& form);
 
   // NUMERICS, Activations: codes [rows, width] and scales [rows, groups] of x [rows, width].
   void (*quantise)(ThreadPool& pool, const float* x, int32_t rows, int64_t width, ActivationContract contract,

@@ -12,25 +12,25 @@ namespace paceline::kernels {
 // The stored value of element (n, k): exact; without the block scale for FP8, and q - z without the scale for
 // integers.
 inline float StoredValue(const PlainLinear& w, int64_t n, int64_t k) {
-  const int64_t i = n * w.inputs + k;
+  const uint8_t* row = RowOf(w, n);
   switch (w.format) {
     case WeightFormat::kF32: {
       float x;
-      std::memcpy(&x, w.data.data() + 4 * i, 4);
+      std::memcpy(&x, row + 4 * k, 4);
       return x;
     }
     case WeightFormat::kF16: {
       uint16_t x;
-      std::memcpy(&x, w.data.data() + 2 * i, 2);
+      std::memcpy(&x, row + 2 * k, 2);
       return FromF16(x);
     }
     case WeightFormat::kBF16: {
       uint16_t x;
-      std::memcpy(&x, w.data.data() + 2 * i, 2);
+      std::memcpy(&x, row + 2 * k, 2);
       return FromBf16(x);
     }
     case WeightFormat::kFp8Block128:
-      return FromE4M3(w.data[i]);
+      return FromE4M3(row[k]);
     case WeightFormat::kInt4:
     case WeightFormat::kInt8:
       break;
@@ -46,8 +46,9 @@ inline int64_t WeightGroup(const PlainLinear& w, int64_t k) {
 
 // q - z of an integer weight.
 inline int32_t CentredCode(const PlainLinear& w, int64_t n, int64_t k) {
+  if (w.format == WeightFormat::kInt8) return static_cast<int8_t>(RowOf(w, n)[k]);
+  CHECK(w.borrowed == nullptr);
   const uint8_t raw = w.data[n * w.inputs + k];
-  if (w.format == WeightFormat::kInt8) return static_cast<int8_t>(raw);
   const int32_t zero = w.zeros.empty() ? 8 : w.zeros[n * w.groups() + WeightGroup(w, k)];
   return raw - zero;
 }

@@ -43,7 +43,12 @@ struct PlainLinear {
   int64_t first_input = 0;
   int64_t first_output = 0;
   std::vector<uint8_t>
-      data;           // [N, K] elements of 4, 2, 2 or 1 bytes; INT4: one code per byte; INT8: int8 codes
+      data;  // [N, K] elements of 4, 2, 2 or 1 bytes; INT4: one code per byte; INT8: int8 codes
+  // Or the elements stay where they were read, `data` is empty and whoever made this keeps them alive: rows of
+  // [N, K] as above or, for INT4, word rows as GPTQ stores them ([ceil(K / 8), N] 32-bit words, word (r, n) with
+  // the codes of inputs 8r to 8r + 7 of output n from the lowest four bits up), `stride` bytes apart.
+  const uint8_t* borrowed = nullptr;
+  int64_t stride = 0;
   int64_t group = 0;  // inputs per scale (integer formats); K of the whole tensor for one scale per row
   // INT4, INT8: [N, groups]; FP8: [N blocks, K blocks]; the groups and blocks that overlap this slice. Empty
   // otherwise.
@@ -57,6 +62,20 @@ struct PlainLinear {
   int64_t row_blocks() const { return (first_output + outputs + 127) / 128 - first_output / 128; }
   int64_t column_blocks() const { return (first_input + inputs + 127) / 128 - first_input / 128; }
 };
+
+constexpr int64_t ElementBytes(WeightFormat format) {
+  if (format == WeightFormat::kF32) return 4;
+  return format == WeightFormat::kF16 || format == WeightFormat::kBF16 ? 2 : 1;
+}
+// Row n of the elements; not for borrowed INT4, which has no rows of outputs.
+inline const uint8_t* RowOf(const PlainLinear& w, int64_t n) {
+  if (w.borrowed != nullptr) return w.borrowed + n * w.stride;
+  return w.data.data() + n * w.inputs * ElementBytes(w.format);
+}
+// Copies borrowed elements into `data`, INT4 as one code per byte; nothing to do where they are there.
+void OwnElements(PlainLinear& w);
+// Whether one of these E4M3 codes is a NaN.
+bool HasE4m3Nan(const uint8_t* codes, int64_t count);
 
 // The three projections of one expert, or of a run of its groups: gate and up [columns, hidden], down
 // [hidden, columns].

@@ -40,15 +40,22 @@ class DirectoryCheckpoint final : public Checkpoint {
   const std::string& digest() const override { return digest_; }
   const std::string& missing_mtp() const override { return census_.missing_mtp; }
   const std::vector<std::string>& warnings() const override { return census_.warnings; }
+  const std::vector<std::unique_ptr<SafetensorsFile>>& files() const override { return store_.files(); }
 
   absl::StatusOr<LinearFacts> DescribeLinear(const std::string& name) const override {
     ASSIGN_OR_RETURN(const LinearSource* const source, FindLinear(name));
     return Facts(*source);
   }
-  absl::StatusOr<PlainLinear> ReadLinear(const std::string& name, Span64 outputs,
-                                         Span64 inputs) const override {
+  absl::StatusOr<PlainLinear> ReadLinear(const std::string& name, Span64 outputs, Span64 inputs,
+                                         const ReadAhead& ahead) const override {
     ASSIGN_OR_RETURN(const LinearSource* const source, FindLinear(name));
-    return ReadLinearSource(*source, outputs, inputs);
+    return ReadLinearSource(*source, outputs, inputs, ahead);
+  }
+  void ListLinear(const std::string& name, Span64 outputs, Span64 inputs,
+                  std::vector<FileRange>& ranges) const override {
+    const absl::StatusOr<const LinearSource*> source = FindLinear(name);
+    CHECK(source.ok());
+    ListLinearSource(**source, outputs, inputs, ranges);
   }
 
   absl::StatusOr<LinearFacts> DescribeExpert(const std::string& mlp, int32_t expert,
@@ -59,20 +66,34 @@ class DirectoryCheckpoint final : public Checkpoint {
     CHECK(projection == "down_proj");
     return Facts(source->down);
   }
-  absl::StatusOr<PlainExpert> ReadExpert(const std::string& mlp, int32_t expert,
-                                         Span64 columns) const override {
+  absl::StatusOr<PlainExpert> ReadExpert(const std::string& mlp, int32_t expert, Span64 columns,
+                                         const ReadAhead& ahead) const override {
     ASSIGN_OR_RETURN(const ExpertSource* const source, FindExpert(mlp, expert));
     PlainExpert out;
-    ASSIGN_OR_RETURN(out.gate, ReadLinearSource(source->gate, columns, {}));
-    ASSIGN_OR_RETURN(out.up, ReadLinearSource(source->up, columns, {}));
-    ASSIGN_OR_RETURN(out.down, ReadLinearSource(source->down, {}, columns));
+    ASSIGN_OR_RETURN(out.gate, ReadLinearSource(source->gate, columns, {}, ahead));
+    ASSIGN_OR_RETURN(out.up, ReadLinearSource(source->up, columns, {}, ahead));
+    ASSIGN_OR_RETURN(out.down, ReadLinearSource(source->down, {}, columns, ahead));
     return out;
   }
+  void ListExpert(const std::string& mlp, int32_t expert, Span64 columns,
+                  std::vector<FileRange>& ranges) const override {
+    const absl::StatusOr<const ExpertSource*> source = FindExpert(mlp, expert);
+    CHECK(source.ok());
+    ListLinearSource((*source)->gate, columns, {}, ranges);
+    ListLinearSource((*source)->up, columns, {}, ranges);
+    ListLinearSource((*source)->down, {}, columns, ranges);
+  }
 
-  absl::StatusOr<std::vector<float>> ReadVector(const std::string& name) const override {
+  absl::StatusOr<std::vector<float>> ReadVector(const std::string& name,
+                                                const ReadAhead& ahead) const override {
     const auto at = census_.vectors.find(name);
     if (at == census_.vectors.end()) return Absent(name);
-    return ReadFloats(at->second);
+    return ReadFloats(at->second, ahead);
+  }
+  void ListVector(const std::string& name, std::vector<FileRange>& ranges) const override {
+    const auto at = census_.vectors.find(name);
+    CHECK(at != census_.vectors.end());
+    ranges.push_back(at->second.RangeOf(0, at->second.entry->bytes()));
   }
   bool Has(const std::string& name) const override {
     return census_.vectors.contains(name) || census_.linears.contains(name);
@@ -100,7 +121,8 @@ class DirectoryCheckpoint final : public Checkpoint {
     return &source;
   }
   static LinearFacts Facts(const LinearSource& source) {
-    return {source.format, source.outputs, source.inputs, source.stored_bytes()};
+    return {source.format, source.outputs, source.inputs, source.stored_bytes(), source.group,
+            source.zeros.present()};
   }
 
   std::string directory_;

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/weights.h"
 #include "model/config.h"
+#include "model/read_ahead.h"
 
 namespace paceline {
 
@@ -40,6 +41,8 @@ class Checkpoint {
   virtual const std::string& missing_mtp() const = 0;
   // Things a user should read: no MTP layer, act-order tensors dequantised, ...
   virtual const std::vector<std::string>& warnings() const = 0;
+  // What FileRange::file counts.
+  virtual const std::vector<std::unique_ptr<SafetensorsFile>>& files() const = 0;
 
   // Names below are logical: relative to the text model ("layers.3.self_attn.q_proj", "embed_tokens",
   // "lm_head", "mtp.layers.0.mlp.shared_expert.gate_proj"), whatever prefix, sharding or fusing the files
@@ -51,22 +54,34 @@ class Checkpoint {
     int64_t outputs = 0;
     int64_t inputs = 0;
     int64_t stored_bytes = 0;
+    int64_t group = 0;          // INT4: inputs per scale
+    bool rows_by_input = false;  // stored with the inputs outermost (GPTQ): parts of it are ranges of inputs
   };
   virtual absl::StatusOr<LinearFacts> DescribeLinear(const std::string& name) const = 0;
   // Rows and columns of a linear layer; only the byte ranges needed are read (for INT4, whole rows of qweight
   // words). `inputs` must begin at a multiple of 128. LOAD-003..005.
-  virtual absl::StatusOr<kernels::PlainLinear> ReadLinear(const std::string& name, Span64 outputs = {},
-                                                          Span64 inputs = {}) const = 0;
+  // Elements that `ahead` holds are borrowed from it, not copied (kernels/weights.h).
+  virtual absl::StatusOr<kernels::PlainLinear> ReadLinear(
+      const std::string& name, Span64 outputs = {}, Span64 inputs = {},
+      const ReadAhead& ahead = ReadAhead::None()) const = 0;
+  // Every byte range that the same read takes, appended to `ranges`; of a layer that is there (CHECKed).
+  virtual void ListLinear(const std::string& name, Span64 outputs, Span64 inputs,
+                          std::vector<FileRange>& ranges) const = 0;
 
   // One expert of `mlp` ("layers.3.mlp", "mtp.layers.0.mlp"), fused or not: gate and up rows [columns), down
   // columns. `projection` is "gate_proj", "up_proj" or "down_proj".
   virtual absl::StatusOr<LinearFacts> DescribeExpert(const std::string& mlp, int32_t expert,
                                                      std::string_view projection) const = 0;
-  virtual absl::StatusOr<kernels::PlainExpert> ReadExpert(const std::string& mlp, int32_t expert,
-                                                          Span64 columns = {}) const = 0;
+  virtual absl::StatusOr<kernels::PlainExpert> ReadExpert(
+      const std::string& mlp, int32_t expert, Span64 columns = {},
+      const ReadAhead& ahead = ReadAhead::None()) const = 0;
+  virtual void ListExpert(const std::string& mlp, int32_t expert, Span64 columns,
+                          std::vector<FileRange>& ranges) const = 0;
 
   // A norm, bias, convolution, A_log or dt_bias as fp32, flattened.
-  virtual absl::StatusOr<std::vector<float>> ReadVector(const std::string& name) const = 0;
+  virtual absl::StatusOr<std::vector<float>> ReadVector(const std::string& name,
+                                                        const ReadAhead& ahead = ReadAhead::None()) const = 0;
+  virtual void ListVector(const std::string& name, std::vector<FileRange>& ranges) const = 0;
   virtual bool Has(const std::string& name) const = 0;  // "layers.0.self_attn.q_proj.bias"
 };
 

@@ -1,6 +1,9 @@
 // The trunk's layers.
 #include "model/decoder.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status.h"
@@ -8,6 +11,11 @@
 #include "model/mixers.h"
 
 namespace paceline {
+namespace {
+
+constexpr int64_t kPartBytes = int64_t{4} << 20;  // of the embedding, read at once
+
+}  // namespace
 
 void Embedding::Lookup(std::span<const TokenId> tokens, float* out) const {
   const int64_t width = table_.inputs;
@@ -17,7 +25,7 @@ void Embedding::Lookup(std::span<const TokenId> tokens, float* out) const {
     float* row = out + static_cast<int64_t>(i) * width;
     if (table_.format == kernels::WeightFormat::kBF16) {
       // The usual format, in a loop that a compiler turns into vectors.
-      const auto* stored = reinterpret_cast<const uint16_t*>(table_.data.data()) + tokens[i] * width;
+      const auto* stored = reinterpret_cast<const uint16_t*>(RowOf(table_, tokens[i]));
       for (int64_t k = 0; k < width; ++k) row[k] = kernels::FromBf16(stored[k]);
       continue;
     }
@@ -25,20 +33,65 @@ void Embedding::Lookup(std::span<const TokenId> tokens, float* out) const {
   }
 }
 
+absl::Status Embedding::Add(Loader& loader, Embedding* to) {
+  const Checkpoint& checkpoint = loader.checkpoint();
+  ASSIGN_OR_RETURN(const Checkpoint::LinearFacts facts, checkpoint.DescribeLinear("embed_tokens"));
+  kernels::PlainLinear& table = to->table_;
+  table.format = facts.format;
+  table.outputs = facts.outputs;
+  table.inputs = facts.inputs;
+  const int64_t row_bytes = facts.inputs * kernels::ElementBytes(facts.format);
+  int64_t step = std::max<int64_t>(1, kPartBytes / row_bytes);
+  if (facts.rows_by_input || facts.format == kernels::WeightFormat::kFp8Block128) {
+    step = facts.outputs;  // rare, and it has scales: whole
+  } else {
+    to->memory_ = HugeMemory(facts.outputs * row_bytes);
+    table.borrowed = to->memory_.data();
+    table.stride = row_bytes;
+  }
+  for (int64_t first = 0; first < facts.outputs; first += step) {
+    const Span64 rows{first, std::min(facts.outputs, first + step)};
+    loader.Add(
+        [&checkpoint, rows](std::vector<FileRange>& ranges) {
+          checkpoint.ListLinear("embed_tokens", rows, {}, ranges);
+        },
+        [&checkpoint, to, rows, row_bytes](const ReadAhead& ahead) -> absl::Status {
+          ASSIGN_OR_RETURN(kernels::PlainLinear part, checkpoint.ReadLinear("embed_tokens", rows, {}, ahead));
+          if (to->memory_.data() == nullptr) {
+            OwnElements(part);
+            to->table_ = std::move(part);
+            return absl::OkStatus();
+          }
+          for (int64_t n = 0; n < part.outputs; ++n) {
+            std::memcpy(to->memory_.data() + (rows.begin + n) * row_bytes, RowOf(part, n),
+                        static_cast<size_t>(row_bytes));
+          }
+          return absl::OkStatus();
+        });
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Add(Loader& loader, const kernels::KernelTable& table) {
+  auto decoder = std::make_unique<Decoder>();
+  const ModelConfig& config = decoder->config_ = loader.checkpoint().config();
+  RETURN_IF_ERROR(Embedding::Add(loader, &decoder->embedding_));
+  decoder->layers_.resize(config.layers.size());
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    RETURN_IF_ERROR(
+        AddLayer(loader, absl::StrCat("layers.", i), config.layers[i], table, {}, &decoder->layers_[i]));
+  }
+  AddVectors(loader, {{"norm.weight", &decoder->final_norm_}});
+  return decoder;
+}
+
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const Checkpoint& checkpoint,
                                                        const kernels::KernelTable& table,
                                                        const LoadCallback& progress) {
-  auto decoder = std::make_unique<Decoder>();
-  const ModelConfig& config = decoder->config_ = checkpoint.config();
-  ASSIGN_OR_RETURN(kernels::PlainLinear embedding, checkpoint.ReadLinear("embed_tokens"));
-  decoder->embedding_ = Embedding(std::move(embedding));
-  for (size_t i = 0; i < config.layers.size(); ++i) {
-    if (progress) progress(static_cast<int64_t>(i), static_cast<int64_t>(config.layers.size()));
-    ASSIGN_OR_RETURN(LayerWeights layer,
-                     LoadLayer(checkpoint, absl::StrCat("layers.", i), config.layers[i], table));
-    decoder->layers_.push_back(std::move(layer));
-  }
-  ASSIGN_OR_RETURN(decoder->final_norm_, checkpoint.ReadVector("norm.weight"));
+  Loader loader(checkpoint);
+  ASSIGN_OR_RETURN(std::unique_ptr<Decoder> decoder, Add(loader, table));
+  ThreadPool caller(1);
+  RETURN_IF_ERROR(loader.Run(caller, progress));
   return decoder;
 }
 

@@ -12,6 +12,7 @@
 #include "model/caches.h"
 #include "model/checkpoint.h"
 #include "model/expert_store.h"
+#include "model/huge_memory.h"
 #include "model/layer_weights.h"
 #include "model/moe.h"
 #include "model/step_context.h"
@@ -23,12 +24,17 @@ class Embedding {
  public:
   Embedding() = default;
   explicit Embedding(kernels::PlainLinear table) : table_(std::move(table)) {}
+  // Adds the jobs that read it; `to` stays where it is until the loader has run.
+  static absl::Status Add(Loader& loader, Embedding* to);
   // out [tokens, hidden]. Ids are the caller's to check.
   void Lookup(std::span<const TokenId> tokens, float* out) const;
-  int64_t bytes() const { return static_cast<int64_t>(table_.data.size()); }
+  int64_t bytes() const {
+    return table_.outputs * table_.inputs * kernels::ElementBytes(table_.format);
+  }
 
  private:
-  kernels::PlainLinear table_;  // [vocab, hidden]
+  kernels::PlainLinear table_;  // [vocab, hidden], borrowed from memory_ where it is not its own
+  HugeMemory memory_;
 };
 
 class Decoder {
@@ -36,6 +42,8 @@ class Decoder {
   static absl::StatusOr<std::unique_ptr<Decoder>> Load(const Checkpoint& checkpoint,
                                                        const kernels::KernelTable& table,
                                                        const LoadCallback& progress);
+  // The same as jobs of a load.
+  static absl::StatusOr<std::unique_ptr<Decoder>> Add(Loader& loader, const kernels::KernelTable& table);
 
   // hidden_out [rows, hidden], after the final norm; returns the residual stream before it [rows, hidden], in
   // the caller's workspace scope. row_errors [rows] is or-ed. Unavailable (NET-001) names a lost worker: the

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
+#include <memory>
 #include <utility>
 
 #include "base/check.h"
@@ -18,15 +18,11 @@ namespace {
 using kernels::PlainLinear;
 using kernels::WeightFormat;
 
-constexpr int64_t kReadRows = 1024;  // read at once; a multiple of FP8's 128-row blocks
+constexpr int64_t kKeptRows = 256;  // of one job; a multiple of the packer's 128-row borders
+constexpr int64_t kGapRows = 8;     // rows nobody wants between two that are read together
 
 bool IsFloat16Or32(WeightFormat format) {
   return format == WeightFormat::kF32 || format == WeightFormat::kF16 || format == WeightFormat::kBF16;
-}
-
-int64_t ElementBytes(WeightFormat format) {
-  if (format == WeightFormat::kF32) return 4;
-  return IsFloat16Or32(format) ? 2 : 1;
 }
 
 // FP8 rows share their scales by 128 and cannot be gathered: as fp32 they can.
@@ -48,7 +44,7 @@ void Unblock(PlainLinear& w) {
 
 // Rows `rows` (relative, ascending) of `w`, in place.
 void KeepRows(PlainLinear& w, std::span<const int64_t> rows) {
-  const int64_t row_bytes = w.inputs * ElementBytes(w.format);
+  const int64_t row_bytes = w.inputs * kernels::ElementBytes(w.format);
   const int64_t groups = w.groups();
   int64_t to = 0;
   for (const int64_t row : rows) {
@@ -66,9 +62,18 @@ void KeepRows(PlainLinear& w, std::span<const int64_t> rows) {
   if (!w.zeros.empty()) w.zeros.resize(static_cast<size_t>(to * groups));
 }
 
+// Of rows that are not FP8's.
 void Convert(PlainLinear& w, DraftHeadFormat format) {
   if (format == DraftHeadFormat::kInt8 && IsFloat16Or32(w.format)) w = QuantiseRowsInt8(w);
   if (format == DraftHeadFormat::kInt4) MakeInt4(w);
+}
+
+// What Unblock and Convert make of the stored head.
+LinearForm FormOf(const Checkpoint::LinearFacts& facts, DraftHeadFormat format) {
+  if (facts.format == WeightFormat::kInt4) return {facts.format, facts.group};
+  if (format == DraftHeadFormat::kInt4) return Int4Rule().form(facts);
+  if (format == DraftHeadFormat::kInt8) return {WeightFormat::kInt8, facts.inputs};
+  return {facts.format == WeightFormat::kFp8Block128 ? WeightFormat::kF32 : facts.format, 0};
 }
 
 // Takes `part` apart: 0 rows are left in it.
@@ -90,14 +95,74 @@ void Append(PlainLinear& to, PlainLinear& part) {
   part = PlainLinear();
 }
 
+// Ids [begin, end) of which at most kGapRows in a row are not wanted.
+std::vector<Span64> RunsOf(std::span<const TokenId> ids) {
+  std::vector<Span64> runs;
+  for (const TokenId id : ids) {
+    if (runs.empty() || id - runs.back().end > kGapRows) runs.push_back({id, id});
+    runs.back().end = id + 1;
+  }
+  return runs;
+}
+
+// The rows `ids` of the head, in the format wanted.
+absl::StatusOr<PlainLinear> ReadRows(const Checkpoint& checkpoint, std::span<const TokenId> ids,
+                                     DraftHeadFormat format, const ReadAhead& ahead) {
+  PlainLinear rows;
+  for (const Span64& run : RunsOf(ids)) {
+    ASSIGN_OR_RETURN(PlainLinear part, checkpoint.ReadLinear("lm_head", run, {}, ahead));
+    OwnElements(part);
+    Unblock(part);
+    std::vector<int64_t> kept;
+    for (auto id = std::lower_bound(ids.begin(), ids.end(), run.begin); id != ids.end() && *id < run.end; ++id)
+      kept.push_back(*id - run.begin);
+    KeepRows(part, kept);
+    Append(rows, part);
+  }
+  Convert(rows, format);
+  return rows;
+}
+
+// Jobs for the rows `ids` [rows] of the head, packed one behind the other. `ids` outlives the load.
+absl::Status AddRows(Loader& loader, std::span<const TokenId> ids, DraftHeadFormat format,
+                     const kernels::KernelTable& table, LinearPtr* to) {
+  const Checkpoint& checkpoint = loader.checkpoint();
+  ASSIGN_OR_RETURN(const Checkpoint::LinearFacts facts, checkpoint.DescribeLinear("lm_head"));
+  const LinearForm made = FormOf(facts, format);
+  PlainLinear form;
+  form.format = made.format;
+  form.group = made.group;
+  form.outputs = static_cast<int64_t>(ids.size());
+  form.inputs = facts.inputs;
+  const int64_t parts = (form.outputs + kKeptRows - 1) / kKeptRows;
+  ASSIGN_OR_RETURN(std::shared_ptr<LinearAssembly> assembly,
+                   LinearAssembly::Start(table, std::move(form), parts, to));
+  for (int64_t first = 0; first < static_cast<int64_t>(ids.size()); first += kKeptRows) {
+    const std::span<const TokenId> own = ids.subspan(
+        static_cast<size_t>(first), std::min<size_t>(kKeptRows, ids.size() - static_cast<size_t>(first)));
+    loader.Add(
+        [&checkpoint, own](std::vector<FileRange>& ranges) {
+          for (const Span64& run : RunsOf(own)) checkpoint.ListLinear("lm_head", run, {}, ranges);
+        },
+        [&checkpoint, own, format, first, assembly](const ReadAhead& ahead) -> absl::Status {
+          ASSIGN_OR_RETURN(PlainLinear rows, ReadRows(checkpoint, own, format, ahead));
+          rows.first_output = first;
+          assembly->Add(rows);
+          return absl::OkStatus();
+        });
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Load(
-    const Checkpoint& checkpoint, DraftHeadFormat format, std::span<const TokenId> vocabulary,
-    const std::vector<bool>& has_token, const kernels::KernelTable& table, ThreadPool& pool) {
-  const int64_t vocab = checkpoint.config().vocab;
+absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Add(Loader& loader, DraftHeadFormat format,
+                                                          std::span<const TokenId> vocabulary,
+                                                          const std::vector<bool>& has_token,
+                                                          const kernels::KernelTable& table) {
+  const int64_t vocab = loader.checkpoint().config().vocab;
   auto head = std::make_unique<DraftHead>();
-  head->hidden_ = checkpoint.config().hidden;
+  head->hidden_ = loader.checkpoint().config().hidden;
   const auto keep = [&](TokenId id) {
     if (has_token.empty() || (static_cast<size_t>(id) < has_token.size() && has_token[id]))
       head->ids_.push_back(id);
@@ -116,44 +181,29 @@ absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Load(
         "no id of the draft vocabulary (--draft-vocab) is a token of this model's tokenizer; name at "
         "least one that is");
   }
-  const bool whole = static_cast<int64_t>(head->ids_.size()) == vocab;
-  if (whole) head->ids_.clear();
-
-  PlainLinear plain;
-  if (whole && format == DraftHeadFormat::kStored) {
-    ASSIGN_OR_RETURN(plain, checkpoint.ReadLinear("lm_head"));
-  } else {
-    const int64_t pieces = (vocab + kReadRows - 1) / kReadRows;
-    std::vector<PlainLinear> parts(static_cast<size_t>(pieces));
-    std::mutex mutex;  // guards the first error
-    absl::Status first_error;
-    pool.Run(pieces, [&](int64_t piece) {
-      const int64_t begin = piece * kReadRows, end = std::min(vocab, begin + kReadRows);
-      std::vector<int64_t> rows;
-      const auto first = std::lower_bound(head->ids_.begin(), head->ids_.end(), begin);
-      for (auto id = first; id != head->ids_.end() && *id < end; ++id) rows.push_back(*id - begin);
-      if (rows.empty() && !whole) return;
-      absl::StatusOr<PlainLinear> part = checkpoint.ReadLinear("lm_head", {begin, end});
-      if (!part.ok()) {
-        const std::lock_guard lock(mutex);
-        if (first_error.ok()) first_error = part.status();
-        return;
-      }
-      Unblock(*part);
-      if (!whole) KeepRows(*part, rows);
-      Convert(*part, format);
-      parts[static_cast<size_t>(piece)] = *std::move(part);
-    });
-    RETURN_IF_ERROR(first_error);
-    size_t bytes = 0;
-    for (const PlainLinear& part : parts) bytes += part.data.size();
-    for (PlainLinear& part : parts) {
-      if (part.outputs == 0) continue;
-      Append(plain, part);
-      plain.data.reserve(bytes);
-    }
+  if (static_cast<int64_t>(head->ids_.size()) == vocab) head->ids_.clear();
+  if (!head->ids_.empty()) {
+    RETURN_IF_ERROR(AddRows(loader, head->ids_, format, table, &head->head_));
+    return head;
   }
-  ASSIGN_OR_RETURN(head->head_, table.pack_linear(std::move(plain)));
+  LinearRule rule;
+  if (format != DraftHeadFormat::kStored) {
+    rule.make = [format](PlainLinear& part) {
+      Unblock(part);
+      Convert(part, format);
+    };
+    rule.form = [format](const Checkpoint::LinearFacts& facts) { return FormOf(facts, format); };
+  }
+  RETURN_IF_ERROR(AddLinear(loader, "lm_head", {}, table, rule, &head->head_));
+  return head;
+}
+
+absl::StatusOr<std::unique_ptr<DraftHead>> DraftHead::Load(
+    const Checkpoint& checkpoint, DraftHeadFormat format, std::span<const TokenId> vocabulary,
+    const std::vector<bool>& has_token, const kernels::KernelTable& table, ThreadPool& pool) {
+  Loader loader(checkpoint);
+  ASSIGN_OR_RETURN(std::unique_ptr<DraftHead> head, Add(loader, format, vocabulary, has_token, table));
+  RETURN_IF_ERROR(loader.Run(pool, {}));
   return head;
 }
 

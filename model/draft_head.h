@@ -29,6 +29,11 @@ class DraftHead {
                                                          std::span<const TokenId> vocabulary,
                                                          const std::vector<bool>& has_token,
                                                          const kernels::KernelTable& table, ThreadPool& pool);
+  // The same as jobs of a load.
+  static absl::StatusOr<std::unique_ptr<DraftHead>> Add(Loader& loader, DraftHeadFormat format,
+                                                        std::span<const TokenId> vocabulary,
+                                                        const std::vector<bool>& has_token,
+                                                        const kernels::KernelTable& table);
 
   // logits [rows, size()] of x [rows, hidden].
   void Forward(const StepContext& context, const float* x, int32_t rows, float* logits) const;

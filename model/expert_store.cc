@@ -2,8 +2,7 @@
 #include "model/expert_store.h"
 
 #include <algorithm>
-#include <atomic>
-#include <mutex>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -11,84 +10,77 @@
 
 namespace paceline {
 
+std::unique_ptr<ExpertStore> ExpertStore::Add(Loader& loader, const Placement& placement, RankId rank,
+                                              const kernels::KernelTable& table) {
+  auto store = std::make_unique<ExpertStore>();
+  store->table_ = &table;
+  store->layers_.resize(placement.layers().size());
+  const int64_t columns = loader.checkpoint().config().expert_columns;
+  for (size_t layer = 0; layer < placement.layers().size(); ++layer) {
+    const std::string mlp = absl::StrCat("layers.", layer, ".mlp");
+    for (int32_t e = 0; e < placement.layers()[layer].experts; ++e) {
+      for (const Segment& s : placement.HeldBy(rank, LayerId(static_cast<int32_t>(layer)), ExpertId(e))) {
+        const int64_t begin = int64_t{s.first_group} * kGroupColumns;
+        const int64_t end = std::min(begin + int64_t{s.groups} * kGroupColumns, columns);
+        store->AddSlice(loader, {mlp, layer, e, {begin, end}}, {});
+      }
+    }
+  }
+  loader.Then([to = store.get()] { to->Sort(); });
+  return store;
+}
+
+std::unique_ptr<ExpertStore> ExpertStore::AddWhole(Loader& loader, const std::string& mlp,
+                                                   const kernels::KernelTable& table,
+                                                   const ExpertRule& rule) {
+  auto store = std::make_unique<ExpertStore>();
+  store->table_ = &table;
+  store->layers_.resize(1);
+  const ModelConfig& config = loader.checkpoint().config();
+  for (int32_t e = 0; e < config.experts; ++e)
+    store->AddSlice(loader, {mlp, 0, e, {0, config.expert_columns}}, rule);
+  loader.Then([to = store.get()] { to->Sort(); });
+  return store;
+}
+
 absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Load(const Checkpoint& checkpoint,
                                                                const Placement& placement, RankId rank,
                                                                const kernels::KernelTable& table,
                                                                ThreadPool& pool,
                                                                const LoadCallback& progress) {
-  std::vector<Job> jobs;
-  for (size_t layer = 0; layer < placement.layers().size(); ++layer) {
-    const LayerShape& shape = placement.layers()[layer];
-    for (int32_t e = 0; e < shape.experts; ++e) {
-      for (const Segment& s : placement.HeldBy(rank, LayerId(static_cast<int32_t>(layer)), ExpertId(e))) {
-        jobs.push_back({absl::StrCat("layers.", layer, ".mlp"), layer, e, s.first_group, s.groups,
-                        s.groups * shape.leaf_bytes});
-      }
-    }
-  }
-  return Run(checkpoint, placement.layers().size(), std::move(jobs), table, pool, progress, {});
+  Loader loader(checkpoint);
+  std::unique_ptr<ExpertStore> store = Add(loader, placement, rank, table);
+  RETURN_IF_ERROR(loader.Run(pool, progress));
+  return store;
 }
 
-absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::LoadWhole(const Checkpoint& checkpoint,
-                                                                    const std::string& mlp,
-                                                                    const kernels::KernelTable& table,
-                                                                    ThreadPool& pool,
-                                                                    const ExpertRule& rule) {
-  std::vector<Job> jobs;
-  for (int32_t e = 0; e < checkpoint.config().experts; ++e) {
-    jobs.push_back({mlp, 0, e, 0, GroupsOf(checkpoint.config().expert_columns), 0});
-  }
-  return Run(checkpoint, 1, std::move(jobs), table, pool, {}, rule);
+void ExpertStore::AddSlice(Loader& loader, Slice slice, const ExpertRule& rule) {
+  const Checkpoint& checkpoint = loader.checkpoint();
+  loader.Add(
+      [&checkpoint, slice](std::vector<FileRange>& ranges) {
+        checkpoint.ListExpert(slice.mlp, slice.expert, slice.columns, ranges);
+      },
+      [this, &checkpoint, slice, rule](const ReadAhead& ahead) -> absl::Status {
+        ASSIGN_OR_RETURN(kernels::PlainExpert plain,
+                         checkpoint.ReadExpert(slice.mlp, slice.expert, slice.columns, ahead));
+        if (rule) rule(plain);
+        ASSIGN_OR_RETURN(std::unique_ptr<kernels::Expert> packed, table_->pack_expert(std::move(plain)));
+        const std::lock_guard lock(loading_);
+        leaves_ += packed->groups;
+        bytes_ += packed->bytes;
+        layers_[slice.layer][slice.expert].push_back(std::move(packed));
+        return absl::OkStatus();
+      });
 }
 
-absl::StatusOr<std::unique_ptr<ExpertStore>> ExpertStore::Run(const Checkpoint& checkpoint, size_t layers,
-                                                              std::vector<Job> jobs,
-                                                              const kernels::KernelTable& table,
-                                                              ThreadPool& pool, const LoadCallback& progress,
-                                                              const ExpertRule& rule) {
-  auto store = std::make_unique<ExpertStore>();
-  store->table_ = &table;
-  store->layers_.resize(layers);
-  int64_t total = 0;
-  for (const Job& job : jobs) total += job.bytes;
-
-  std::mutex mutex;  // guards the store, the first error and the progress call below
-  absl::Status first_error;
-  std::atomic<bool> failed{false};
-  int64_t done = 0;
-  pool.Run(static_cast<int64_t>(jobs.size()), [&](int64_t i) {
-    if (failed.load(std::memory_order_relaxed)) return;
-    const Job& job = jobs[i];
-    const int64_t begin = int64_t{job.first_group} * kGroupColumns;
-    const int64_t end =
-        std::min(begin + int64_t{job.groups} * kGroupColumns, checkpoint.config().expert_columns);
-    absl::StatusOr<std::unique_ptr<kernels::Expert>> packed =
-        [&]() -> absl::StatusOr<std::unique_ptr<kernels::Expert>> {
-      ASSIGN_OR_RETURN(kernels::PlainExpert plain, checkpoint.ReadExpert(job.mlp, job.expert, {begin, end}));
-      if (rule) rule(plain);
-      return table.pack_expert(std::move(plain));
-    }();
-    const std::lock_guard lock(mutex);
-    if (!packed.ok()) {
-      if (first_error.ok()) first_error = packed.status();
-      failed.store(true, std::memory_order_relaxed);
-      return;
-    }
-    store->leaves_ += job.groups;
-    store->bytes_ += (*packed)->bytes;
-    store->layers_[job.layer][job.expert].push_back(*std::move(packed));
-    done += job.bytes;
-    if (progress) progress(done, total);
-  });
-  RETURN_IF_ERROR(first_error);
-  for (auto& layer : store->layers_) {
-    store->experts_ += static_cast<int64_t>(layer.size());
+void ExpertStore::Sort() {
+  for (auto& layer : layers_) {
+    experts_ += static_cast<int64_t>(layer.size());
     for (auto& [expert, slices] : layer) {
       std::sort(slices.begin(), slices.end(),
                 [](const auto& a, const auto& b) { return a->first_group < b->first_group; });
     }
   }
-  return store;
 }
 
 absl::Status ExpertStore::Compute(LayerId layer, const kernels::Activations& x, std::span<const Route> routes,

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,12 +16,11 @@
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
 #include "model/checkpoint.h"
+#include "model/loader.h"
 #include "transport/exchange.h"
 
 namespace paceline {
 
-// Bytes read so far and in all.
-using LoadCallback = std::function<void(int64_t done, int64_t total)>;
 // What becomes of an expert between file and pack; called from several threads. Null: nothing.
 using ExpertRule = std::function<void(kernels::PlainExpert&)>;
 
@@ -31,13 +31,12 @@ class ExpertStore {
                                                            const Placement& placement, RankId rank,
                                                            const kernels::KernelTable& table,
                                                            ThreadPool& pool, const LoadCallback& progress);
-  // All experts of one feed-forward ("mtp.layers.0.mlp") as layer 0. No more experts than the pool has
-  // threads are in memory in two forms.
-  static absl::StatusOr<std::unique_ptr<ExpertStore>> LoadWhole(const Checkpoint& checkpoint,
-                                                                const std::string& mlp,
-                                                                const kernels::KernelTable& table,
-                                                                ThreadPool& pool,
-                                                                const ExpertRule& rule = {});
+  // The same as jobs of a load; the store is whole when the loader has run.
+  static std::unique_ptr<ExpertStore> Add(Loader& loader, const Placement& placement, RankId rank,
+                                          const kernels::KernelTable& table);
+  // All experts of one feed-forward ("mtp.layers.0.mlp") as layer 0.
+  static std::unique_ptr<ExpertStore> AddWhole(Loader& loader, const std::string& mlp,
+                                               const kernels::KernelTable& table, const ExpertRule& rule = {});
 
   // Adds every leaf of `routes` to sums [x.rows, hidden]. Routes of one (expert, first group, groups) stand
   // together. FailedPrecondition names a leaf that is not held here.
@@ -50,24 +49,20 @@ class ExpertStore {
   int64_t bytes() const { return bytes_; }
 
  private:
-  struct Job {
+  struct Slice {  // of one expert
     std::string mlp;
-    size_t layer;
-    int32_t expert;
-    int32_t first_group;
-    int32_t groups;
-    int64_t bytes;
+    size_t layer = 0;
+    int32_t expert = 0;
+    Span64 columns;
   };
-  static absl::StatusOr<std::unique_ptr<ExpertStore>> Run(const Checkpoint& checkpoint, size_t layers,
-                                                          std::vector<Job> jobs,
-                                                          const kernels::KernelTable& table, ThreadPool& pool,
-                                                          const LoadCallback& progress,
-                                                          const ExpertRule& rule);
+  void AddSlice(Loader& loader, Slice slice, const ExpertRule& rule);
+  void Sort();
 
   const kernels::KernelTable* table_ = nullptr;
   // [layers][expert] -> slices, ascending by first group.
   std::vector<std::map<int32_t, std::vector<std::unique_ptr<kernels::Expert>>>> layers_;
   int64_t experts_ = 0, leaves_ = 0, bytes_ = 0;
+  std::mutex loading_;  // guards all of it while a loader runs
 };
 
 }  // namespace paceline

@@ -19,16 +19,30 @@ absl::StatusOr<HeadFormat> ResolveHeadFormat(const Checkpoint& checkpoint, HeadF
   return sixteen_bits && facts.outputs > kLargeHeadRows ? HeadFormat::kInt8 : HeadFormat::kStored;
 }
 
-absl::StatusOr<std::unique_ptr<LmHead>> LmHead::Load(const Checkpoint& checkpoint, HeadFormat format,
-                                                     RowRange range, const kernels::KernelTable& table) {
+absl::StatusOr<std::unique_ptr<LmHead>> LmHead::Add(Loader& loader, HeadFormat format, RowRange range,
+                                                    const kernels::KernelTable& table) {
   CHECK(format != HeadFormat::kAuto);
   auto head = std::make_unique<LmHead>();
-  head->vocab_ = checkpoint.config().vocab;
-  head->hidden_ = checkpoint.config().hidden;
+  head->vocab_ = loader.checkpoint().config().vocab;
+  head->hidden_ = loader.checkpoint().config().hidden;
   const Span64 rows = range.count == 0 ? Span64{} : Span64{range.first, range.first + range.count};
-  ASSIGN_OR_RETURN(kernels::PlainLinear plain, checkpoint.ReadLinear("lm_head", rows));
-  if (format == HeadFormat::kInt8) plain = QuantiseRowsInt8(plain);
-  ASSIGN_OR_RETURN(head->head_, table.pack_linear(std::move(plain)));
+  LinearRule rule;
+  if (format == HeadFormat::kInt8) {
+    rule.make = [](kernels::PlainLinear& part) { part = QuantiseRowsInt8(part); };
+    rule.form = [](const Checkpoint::LinearFacts& facts) {
+      return LinearForm{kernels::WeightFormat::kInt8, facts.inputs};
+    };
+  }
+  RETURN_IF_ERROR(AddLinear(loader, "lm_head", rows, table, rule, &head->head_));
+  return head;
+}
+
+absl::StatusOr<std::unique_ptr<LmHead>> LmHead::Load(const Checkpoint& checkpoint, HeadFormat format,
+                                                     RowRange range, const kernels::KernelTable& table) {
+  Loader loader(checkpoint);
+  ASSIGN_OR_RETURN(std::unique_ptr<LmHead> head, Add(loader, format, range, table));
+  ThreadPool caller(1);
+  RETURN_IF_ERROR(loader.Run(caller, {}));
   return head;
 }
 

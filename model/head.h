@@ -31,6 +31,9 @@ class LmHead {
   // resolved.
   static absl::StatusOr<std::unique_ptr<LmHead>> Load(const Checkpoint& checkpoint, HeadFormat format,
                                                       RowRange range, const kernels::KernelTable& table);
+  // The same as jobs of a load.
+  static absl::StatusOr<std::unique_ptr<LmHead>> Add(Loader& loader, HeadFormat format, RowRange range,
+                                                     const kernels::KernelTable& table);
 
   // logits [rows, vocab] of x [rows, hidden]: rows here, and over `exchange` where placement.head_rows() says
   // so.

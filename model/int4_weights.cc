@@ -119,4 +119,11 @@ void MakeInt4(PlainLinear& w) {
   w = std::move(out);
 }
 
+LinearRule Int4Rule() {
+  return {MakeInt4, [](const Checkpoint::LinearFacts& facts) -> LinearForm {
+            if (facts.format == WeightFormat::kInt4) return {WeightFormat::kInt4, facts.group};
+            return {WeightFormat::kInt4, kGroup};
+          }};
+}
+
 }  // namespace paceline

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/weights.h"
+#include "model/linear_assembly.h"
 
 namespace paceline {
 
@@ -10,5 +11,7 @@ namespace paceline {
 // rounded weights are nearest in squares; scales are FP16 where that holds them. A matrix that is INT4
 // already stays. A NaN or infinity makes its group's scale NaN.
 void MakeInt4(kernels::PlainLinear& w);
+// The same as a rule of a load.
+LinearRule Int4Rule();
 
 }  // namespace paceline

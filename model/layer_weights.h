@@ -11,11 +11,11 @@
 #include "absl/status/statusor.h"
 #include "kernels/kernels.h"
 #include "model/checkpoint.h"
+#include "model/linear_assembly.h"
+#include "model/loader.h"
 #include "transport/exchange.h"
 
 namespace paceline {
-
-using LinearPtr = std::unique_ptr<kernels::Linear>;
 
 struct AttentionWeights {
   bool gated = false;    // q_proj holds, per head, a query and a gate
@@ -54,16 +54,20 @@ struct LayerWeights {
   int64_t mixer_bytes = 0, feed_forward_bytes = 0;  // of the linears; routed experts not counted
 };
 
-// What becomes of a matrix between file and pack; null: nothing.
-using LinearRule = std::function<void(kernels::PlainLinear&)>;
-
-// Reads and packs; `rule` sees every matrix but routers and shared gates. `prefix` is "layers.3" or
-// "mtp.layers.0". Errors are the checkpoint's.
+// Adds the jobs that fill `to`, which stays where it is until the loader has run. `rule` sees every matrix but
+// routers and shared gates. `prefix` is "layers.3" or "mtp.layers.0". Errors are the checkpoint's.
+absl::Status AddLayer(Loader& loader, const std::string& prefix, const LayerConfig& layer,
+                      const kernels::KernelTable& table, const LinearRule& rule, LayerWeights* to);
+// One layer by itself, on the caller's thread.
 absl::StatusOr<LayerWeights> LoadLayer(const Checkpoint& checkpoint, const std::string& prefix,
-                                       const LayerConfig& layer, const kernels::KernelTable& table,
-                                       const LinearRule& rule = {});
-absl::StatusOr<LinearPtr> LoadLinear(const Checkpoint& checkpoint, const std::string& name,
-                                     const kernels::KernelTable& table, const LinearRule& rule = {});
+                                       const LayerConfig& layer, const kernels::KernelTable& table);
+
+// Norms, biases and the like, read in one job.
+struct NamedVector {
+  std::string name;
+  std::vector<float>* to;
+};
+void AddVectors(Loader& loader, std::vector<NamedVector> vectors);
 
 // int16g128 when gate and up of every expert of the layer are integer, else fp32: a property of the layer,
 // not of a node.

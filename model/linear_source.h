@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/weights.h"
 #include "model/checkpoint.h"
+#include "model/read_ahead.h"
 #include "model/tensor_store.h"
 
 namespace paceline {
@@ -30,11 +32,17 @@ struct LinearSource {
   int64_t stored_bytes() const;
 };
 
-// LOAD-003 (short read), LOAD-005 (non-finite scale, NaN code, zeros of the other convention).
+// LOAD-003 (short read), LOAD-005 (non-finite scale, NaN code, zeros of the other convention). Elements that
+// `ahead` holds as they are stored stay there: the result borrows them.
 absl::StatusOr<kernels::PlainLinear> ReadLinearSource(const LinearSource& source, Span64 outputs,
-                                                      Span64 inputs);
+                                                      Span64 inputs,
+                                                      const ReadAhead& ahead = ReadAhead::None());
+// The bytes that it reads, appended to `ranges`.
+void ListLinearSource(const LinearSource& source, Span64 outputs, Span64 inputs,
+                      std::vector<FileRange>& ranges);
 
 // Any F32, F16 or BF16 tensor as fp32, flattened. LOAD-003.
-absl::StatusOr<std::vector<float>> ReadFloats(const StoredTensor& tensor);
+absl::StatusOr<std::vector<float>> ReadFloats(const StoredTensor& tensor,
+                                              const ReadAhead& ahead = ReadAhead::None());
 
 }  // namespace paceline

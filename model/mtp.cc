@@ -15,6 +15,15 @@ namespace paceline {
 absl::StatusOr<std::unique_ptr<MtpLayer>> MtpLayer::Load(const Checkpoint& checkpoint,
                                                          const kernels::KernelTable& table, ThreadPool& pool,
                                                          MtpFormat format) {
+  Loader loader(checkpoint);
+  ASSIGN_OR_RETURN(std::unique_ptr<MtpLayer> mtp, Add(loader, table, format));
+  RETURN_IF_ERROR(loader.Run(pool, {}));
+  return mtp;
+}
+
+absl::StatusOr<std::unique_ptr<MtpLayer>> MtpLayer::Add(Loader& loader, const kernels::KernelTable& table,
+                                                        MtpFormat format) {
+  const Checkpoint& checkpoint = loader.checkpoint();
   if (!checkpoint.missing_mtp().empty()) {
     return Error(
         errors::kModelTensor,
@@ -31,22 +40,21 @@ absl::StatusOr<std::unique_ptr<MtpLayer>> MtpLayer::Load(const Checkpoint& check
   LinearRule rule;
   ExpertRule expert_rule;
   if (format == MtpFormat::kInt4) {
-    rule = MakeInt4;
+    rule = Int4Rule();
     expert_rule = [](kernels::PlainExpert& expert) {
       MakeInt4(expert.gate);
       MakeInt4(expert.up);
       MakeInt4(expert.down);
     };
   }
-  ASSIGN_OR_RETURN(mtp->fc_, LoadLinear(checkpoint, "mtp.fc", table, rule));
-  ASSIGN_OR_RETURN(mtp->norm_embedding_, checkpoint.ReadVector("mtp.pre_fc_norm_embedding.weight"));
-  ASSIGN_OR_RETURN(mtp->norm_hidden_, checkpoint.ReadVector("mtp.pre_fc_norm_hidden.weight"));
-  ASSIGN_OR_RETURN(mtp->norm_, checkpoint.ReadVector("mtp.norm.weight"));
-  ASSIGN_OR_RETURN(mtp->layer_, LoadLayer(checkpoint, "mtp.layers.0",
-                                          {Mixer::kGatedAttention, FeedForward::kMoe}, table, rule));
+  RETURN_IF_ERROR(AddLinear(loader, "mtp.fc", {}, table, rule, &mtp->fc_));
+  AddVectors(loader, {{"mtp.pre_fc_norm_embedding.weight", &mtp->norm_embedding_},
+                      {"mtp.pre_fc_norm_hidden.weight", &mtp->norm_hidden_},
+                      {"mtp.norm.weight", &mtp->norm_}});
+  RETURN_IF_ERROR(AddLayer(loader, "mtp.layers.0", {Mixer::kGatedAttention, FeedForward::kMoe}, table, rule,
+                           &mtp->layer_));
   if (format == MtpFormat::kInt4) mtp->layer_.moe->row_format = RowFormat::kInt16Group128;
-  ASSIGN_OR_RETURN(mtp->experts_,
-                   ExpertStore::LoadWhole(checkpoint, "mtp.layers.0.mlp", table, pool, expert_rule));
+  mtp->experts_ = ExpertStore::AddWhole(loader, "mtp.layers.0.mlp", table, expert_rule);
   mtp->placement_ = Placement(Epoch(0), 1, {LayerShape{config.experts, GroupsOf(config.expert_columns), 0}});
   return mtp;
 }

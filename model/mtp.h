@@ -25,6 +25,9 @@ class MtpLayer {
   static absl::StatusOr<std::unique_ptr<MtpLayer>> Load(const Checkpoint& checkpoint,
                                                         const kernels::KernelTable& table, ThreadPool& pool,
                                                         MtpFormat format = MtpFormat::kStored);
+  // The same as jobs of a load.
+  static absl::StatusOr<std::unique_ptr<MtpLayer>> Add(Loader& loader, const kernels::KernelTable& table,
+                                                       MtpFormat format);
 
   struct Outputs {
     float* normed = nullptr;        // [wanted, hidden], after mtp.norm: what the LM head reads
@@ -48,6 +51,9 @@ class MtpLayer {
   const ModelConfig& config() const { return config_; }
   // Weights read for one row that is wanted.
   int64_t bytes_per_row() const;
+  int64_t weight_bytes() const {
+    return fc_->bytes + layer_.mixer_bytes + layer_.feed_forward_bytes + experts_->bytes();
+  }
 
  private:
   void PickRows(const Batch& batch, std::span<const int32_t> wanted);

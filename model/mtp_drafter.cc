@@ -17,9 +17,19 @@ absl::StatusOr<std::unique_ptr<MtpDrafter>> MtpDrafter::Load(const Checkpoint& c
                                                              const kernels::KernelTable& table,
                                                              ThreadPool& pool, const Embedding& embedding,
                                                              MtpDrafterOptions options) {
+  Loader loader(checkpoint);
+  ASSIGN_OR_RETURN(std::unique_ptr<MtpDrafter> drafter, Add(loader, table, embedding, std::move(options)));
+  RETURN_IF_ERROR(loader.Run(pool, {}));
+  return drafter;
+}
+
+absl::StatusOr<std::unique_ptr<MtpDrafter>> MtpDrafter::Add(Loader& loader, const kernels::KernelTable& table,
+                                                            const Embedding& embedding,
+                                                            MtpDrafterOptions options) {
+  const Checkpoint& checkpoint = loader.checkpoint();
   auto drafter = std::unique_ptr<MtpDrafter>(new MtpDrafter(embedding, std::move(options)));
   const MtpDrafterOptions& o = drafter->options_;
-  ASSIGN_OR_RETURN(drafter->layer_, MtpLayer::Load(checkpoint, table, pool, o.format));
+  ASSIGN_OR_RETURN(drafter->layer_, MtpLayer::Add(loader, table, o.format));
   DraftHeadFormat head = o.int4_head.value_or(
       checkpoint.config().vocab > kLargeHeadRows ? DraftHeadFormat::kInt4 : DraftHeadFormat::kStored);
   drafter->contract_ = kernels::ActivationContract::kInt8;
@@ -28,7 +38,7 @@ absl::StatusOr<std::unique_ptr<MtpDrafter>> MtpDrafter::Load(const Checkpoint& c
     head = format == HeadFormat::kInt8 ? DraftHeadFormat::kInt8 : DraftHeadFormat::kStored;
     drafter->contract_ = o.contract;
   }
-  ASSIGN_OR_RETURN(drafter->head_, DraftHead::Load(checkpoint, head, o.vocabulary, o.has_token, table, pool));
+  ASSIGN_OR_RETURN(drafter->head_, DraftHead::Add(loader, head, o.vocabulary, o.has_token, table));
   drafter->width_ = checkpoint.config().hidden;
   drafter->kv_ = KvLayer(AttentionShapeOf(checkpoint.config()), o.kv_dtype, o.pages);
   return drafter;

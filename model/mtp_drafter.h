@@ -45,6 +45,10 @@ class MtpDrafter final : public Drafter {
                                                           const kernels::KernelTable& table, ThreadPool& pool,
                                                           const Embedding& embedding,
                                                           MtpDrafterOptions options);
+  // The same as jobs of a load; the drafter is whole when the loader has run.
+  static absl::StatusOr<std::unique_ptr<MtpDrafter>> Add(Loader& loader, const kernels::KernelTable& table,
+                                                         const Embedding& embedding,
+                                                         MtpDrafterOptions options);
 
   DraftSource source() const override { return DraftSource::kMtp; }
   HiddenTap tap() const override { return options_.tap; }
@@ -56,6 +60,7 @@ class MtpDrafter final : public Drafter {
   void Close(SequenceId sequence) override { sequences_.erase(sequence); }
   int64_t bytes_per_draft() const override { return layer_->bytes_per_row() + head_->bytes(); }
 
+  int64_t weight_bytes() const { return layer_->weight_bytes() + head_->bytes(); }
   const DraftHead& head() const { return *head_; }
   int64_t open_sequences() const { return static_cast<int64_t>(sequences_.size()); }
 

@@ -33,6 +33,10 @@ std::string ReadWhole(int fd, int64_t position, int64_t bytes, char* out) {
   return "";
 }
 
+int64_t ChangedNs(const struct stat& facts) {
+  return int64_t{facts.st_mtim.tv_sec} * 1'000'000'000 + facts.st_mtim.tv_nsec;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
@@ -46,7 +50,10 @@ absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std
   }
   if (!S_ISREG(facts.st_mode))
     return Error(errors::kModelFile, absl::StrCat(path, ": expected a plain file"));
+  // A ring would give up on reads that have to wait for the disk.
+  ::fcntl(file->fd_, F_SETFL, 0);
   file->file_bytes_ = facts.st_size;
+  file->changed_ns_ = ChangedNs(facts);
   uint64_t header_bytes = 0;
   if (facts.st_size < 8) {
     return Error(errors::kModelFile,
@@ -93,6 +100,31 @@ absl::Status SafetensorsFile::ReadAt(int64_t position, int64_t bytes, void* out)
   const std::string why = ReadWhole(fd_, position, bytes, static_cast<char*>(out));
   if (why.empty()) return absl::OkStatus();
   return Error(errors::kModelFile, absl::StrCat(path_, ": cannot be read: ", why));
+}
+
+absl::StatusOr<int> SafetensorsFile::OpenDirect() const {
+  const auto refused = [&](const char* why) {
+    return absl::UnavailableError(absl::StrCat(path_, " cannot be read past the page cache (", why, ")"));
+  };
+  const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
+  if (fd < 0) return refused(std::strerror(errno));
+  // The name may lead to another file by now; what was opened first is what is read.
+  struct stat first{}, second{};
+  if (::fstat(fd_, &first) == 0 && ::fstat(fd, &second) == 0 && first.st_dev == second.st_dev &&
+      first.st_ino == second.st_ino) {
+    return fd;
+  }
+  ::close(fd);
+  return refused("another file has its name now");
+}
+
+absl::Status SafetensorsFile::CheckUnchanged() const {
+  struct stat facts{};
+  if (::fstat(fd_, &facts) == 0 && facts.st_size == file_bytes_ && ChangedNs(facts) == changed_ns_)
+    return absl::OkStatus();
+  return Error(errors::kModelFile,
+               absl::StrCat(path_, ": was changed while it was read: it had ", file_bytes_,
+                            " bytes and has ", facts.st_size, "; load again when nobody writes to it"));
 }
 
 }  // namespace paceline

@@ -70,19 +70,30 @@ class SafetensorsFile {
   const std::vector<TensorEntry>& entries() const { return entries_; }
   int64_t file_bytes() const { return file_bytes_; }
   const std::string& header_digest() const { return header_digest_; }  // SHA-256 of the header, hex
+  int64_t data_begin() const { return data_begin_; }                  // where entries count from
+  int fd() const { return fd_; }
+  // Among the files of a folder: what FileRange::file says.
+  int32_t number() const { return number_; }
+  void set_number(int32_t number) { number_ = number; }
 
   // Bytes [offset, offset + bytes) of a tensor. LOAD-003 naming tensor and file when the file ends early or
   // cannot be read.
   absl::Status Read(const TensorEntry& entry, int64_t offset, int64_t bytes, void* out) const;
   // Bytes of the file at an absolute position, for samples. LOAD-003.
   absl::Status ReadAt(int64_t position, int64_t bytes, void* out) const;
+  // A second descriptor, the caller's, whose reads go past the page cache. Unavailable says why there is none.
+  absl::StatusOr<int> OpenDirect() const;
+  // LOAD-003 when the file is no longer what was opened: its size or the time of its last change.
+  absl::Status CheckUnchanged() const;
 
  private:
   SafetensorsFile() = default;
 
   std::string path_;
+  int32_t number_ = 0;
   int fd_ = -1;
   int64_t file_bytes_ = 0;
+  int64_t changed_ns_ = 0;  // time of the last change when it was opened
   int64_t data_begin_ = 0;
   std::vector<TensorEntry> entries_;
   std::string header_digest_;

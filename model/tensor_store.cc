@@ -48,6 +48,7 @@ absl::StatusOr<TensorStore> TensorStore::Open(const std::string& directory) {
   for (const std::string& path : paths) {
     ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file, SafetensorsFile::Open(path));
     count += file->entries().size();
+    file->set_number(static_cast<int32_t>(store.files_.size()));
     store.files_.push_back(std::move(file));
   }
   store.tensors_.reserve(count);

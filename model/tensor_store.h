@@ -9,6 +9,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "model/read_plan.h"
 #include "model/safetensors.h"
 
 namespace paceline {
@@ -24,6 +25,11 @@ struct StoredTensor {
   std::string Describe() const;
   absl::Status Read(int64_t offset, int64_t bytes, void* out) const {
     return file->Read(*entry, offset, bytes, out);
+  }
+  // Where [offset, offset + bytes) of the tensor lies in its file.
+  FileRange RangeOf(int64_t offset, int64_t bytes) const {
+    const int64_t begin = file->data_begin() + entry->begin + offset;
+    return {file->number(), begin, begin + bytes};
   }
 };
 

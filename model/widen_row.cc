@@ -13,10 +13,10 @@ using kernels::WeightFormat;
 void WidenRow(const PlainLinear& w, int64_t n, float* out) {
   switch (w.format) {
     case WeightFormat::kF32:
-      std::memcpy(out, w.data.data() + 4 * n * w.inputs, static_cast<size_t>(w.inputs) * 4);
+      std::memcpy(out, RowOf(w, n), static_cast<size_t>(w.inputs) * 4);
       return;
     case WeightFormat::kBF16: {
-      const uint8_t* from = w.data.data() + 2 * n * w.inputs;
+      const uint8_t* from = RowOf(w, n);
       for (int64_t k = 0; k < w.inputs; ++k) {
         uint16_t bits;
         std::memcpy(&bits, from + 2 * k, 2);

@@ -19,13 +19,15 @@ absl::StatusOr<std::unique_ptr<ExpertServer>> ExpertServer::Load(const Checkpoin
     }
     server->row_formats_.push_back(WireFormat(format, options.contract));
   }
-  ASSIGN_OR_RETURN(server->store_, ExpertStore::Load(checkpoint, placement, rank, *options.table,
-                                                     server->pool_, options.progress));
+  Loader loader(checkpoint, options.load);
+  server->store_ = ExpertStore::Add(loader, placement, rank, *options.table);
   if (!placement.head_rows().empty() && placement.head_rows()[rank.value()].count > 0) {
     ASSIGN_OR_RETURN(const HeadFormat format, ResolveHeadFormat(checkpoint, options.lm_head));
     ASSIGN_OR_RETURN(server->head_,
-                     LmHead::Load(checkpoint, format, placement.head_rows()[rank.value()], *options.table));
+                     LmHead::Add(loader, format, placement.head_rows()[rank.value()], *options.table));
   }
+  RETURN_IF_ERROR(loader.Run(server->pool_, options.progress));
+  server->load_report_ = loader.report();
   return server;
 }
 

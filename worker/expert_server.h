@@ -12,6 +12,7 @@
 #include "model/checkpoint.h"
 #include "model/expert_store.h"
 #include "model/head.h"
+#include "model/loader.h"
 #include "transport/exchange.h"
 
 namespace paceline {
@@ -21,6 +22,7 @@ struct ExpertServerOptions {
   int threads = 1;
   kernels::ActivationContract contract = kernels::ActivationContract::kInt16;
   HeadFormat lm_head = HeadFormat::kAuto;
+  LoadOptions load;
   LoadCallback progress;  // may be empty
 };
 
@@ -40,6 +42,7 @@ class ExpertServer final : public ExpertHandler {
   int64_t experts() const { return store_->experts(); }
   int64_t leaves() const { return store_->leaves(); }
   int64_t bytes() const { return store_->bytes() + (head_ == nullptr ? 0 : head_->bytes()); }
+  const LoadReport& load_report() const { return load_report_; }
 
  private:
   explicit ExpertServer(const ExpertServerOptions& options) : options_(options), pool_(options.threads) {}
@@ -50,6 +53,7 @@ class ExpertServer final : public ExpertHandler {
   int64_t hidden_ = 0;
   std::vector<RowFormat> row_formats_;  // [layers]
   std::unique_ptr<ExpertStore> store_;
+  LoadReport load_report_;
   std::unique_ptr<LmHead> head_;  // null when no rows of the LM head are held
 };
 

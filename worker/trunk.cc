@@ -22,12 +22,13 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LocalTrunk::Load(const Checkpoint& c
   const ModelConfig& config = trunk->config_ = checkpoint.config();
   trunk->placement_ = trunk->assigned_ = placement;
   trunk->peers_ = peers;
-  ASSIGN_OR_RETURN(trunk->decoder_, Decoder::Load(checkpoint, trunk->table_, {}));
-  ASSIGN_OR_RETURN(trunk->experts_, ExpertStore::Load(checkpoint, placement, RankId(0), trunk->table_,
-                                                      trunk->pool_, o.progress));
+  Loader loader(checkpoint, o.load);
+  ASSIGN_OR_RETURN(trunk->decoder_, Decoder::Add(loader, trunk->table_));
+  trunk->experts_ = ExpertStore::Add(loader, placement, RankId(0), trunk->table_);
   ASSIGN_OR_RETURN(const HeadFormat head_format, ResolveHeadFormat(checkpoint, o.lm_head));
   const RowRange head_rows = placement.head_rows().empty() ? RowRange{} : placement.head_rows()[0];
-  ASSIGN_OR_RETURN(trunk->head_, LmHead::Load(checkpoint, head_format, head_rows, trunk->table_));
+  ASSIGN_OR_RETURN(trunk->head_, LmHead::Add(loader, head_format, head_rows, trunk->table_));
+  RETURN_IF_ERROR(trunk->LoadWith(loader));
   trunk->caches_ = std::make_unique<Caches>(config, o.kv_dtype, o.slots, o.pages);
   trunk->states_.Add(&trunk->caches_->gdn_state());
   trunk->states_.Add(&trunk->samplers_);
@@ -35,8 +36,6 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LocalTrunk::Load(const Checkpoint& c
     trunk->exchange_ =
         MakeExchange({.head = o.head_id, .timeout = o.exchange_timeout, .yield = o.yield, .on_wait = {}});
   }
-
-  RETURN_IF_ERROR(trunk->LoadDrafters(checkpoint));
 
   TrunkInfo& info = trunk->info_;
   const std::string& directory = checkpoint.directory();
@@ -60,27 +59,35 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LocalTrunk::Load(const Checkpoint& c
   return trunk;
 }
 
-absl::Status LocalTrunk::LoadDrafters(const Checkpoint& checkpoint) {
+absl::Status LocalTrunk::LoadWith(Loader& loader) {
   const DraftingOptions& drafting = options_.drafting;
-  if (drafting.mtp) {
-    absl::StatusOr<std::unique_ptr<MtpDrafter>> mtp =
-        MtpDrafter::Load(checkpoint, table_, pool_, decoder_->embedding(),
-                         {.format = drafting.format,
-                          .tap = drafting.tap,
-                          .contract = options_.contract,
-                          .lm_head = options_.lm_head,
-                          .vocabulary = drafting.vocabulary,
-                          .has_token = options_.has_token,
-                          .kv_dtype = options_.kv_dtype,
-                          .pages = options_.pages});
-    if (mtp.ok()) {
-      drafters_.push_back(*std::move(mtp));
-      info_.mtp_format = drafting.format == MtpFormat::kInt4 ? "int4" : "stored";
-    } else if (drafting.required) {
-      return mtp.status();
-    } else {
-      info_.draft_refusal = std::string(mtp.status().message());
-    }
+  std::unique_ptr<MtpDrafter> mtp;
+  absl::Status refused;
+  const auto add = [&]() -> absl::Status {
+    ASSIGN_OR_RETURN(mtp, MtpDrafter::Add(loader, table_, decoder_->embedding(),
+                                          {.format = drafting.format,
+                                           .tap = drafting.tap,
+                                           .contract = options_.contract,
+                                           .lm_head = options_.lm_head,
+                                           .vocabulary = drafting.vocabulary,
+                                           .has_token = options_.has_token,
+                                           .kv_dtype = options_.kv_dtype,
+                                           .pages = options_.pages}));
+    return absl::OkStatus();
+  };
+  // A drafting layer that cannot be had leaves a model that can run without.
+  if (drafting.mtp) loader.Apart(&refused, add);
+  if (drafting.required) RETURN_IF_ERROR(refused);
+  RETURN_IF_ERROR(loader.Run(pool_, options_.progress));
+  load_report_ = loader.report();
+  if (drafting.required) RETURN_IF_ERROR(refused);
+  extra_weight_bytes_ = decoder_->embedding().bytes();
+  if (drafting.mtp && refused.ok()) {
+    extra_weight_bytes_ += mtp->weight_bytes();
+    drafters_.push_back(std::move(mtp));
+    info_.mtp_format = drafting.format == MtpFormat::kInt4 ? "int4" : "stored";
+  } else {
+    info_.draft_refusal = std::string(refused.message());
   }
   if (drafting.suffix) drafters_.push_back(std::make_unique<SuffixDrafter>());
   for (const auto& drafter : drafters_) info_.drafters.push_back(drafter->source());

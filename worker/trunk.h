@@ -20,6 +20,7 @@
 #include "model/decoder.h"
 #include "model/drafter.h"
 #include "model/head.h"
+#include "model/loader.h"
 #include "model/mtp.h"
 #include "model/mtp_drafter.h"
 #include "model/sampler_states.h"
@@ -54,6 +55,7 @@ struct TrunkOptions {
   std::vector<bool> has_token;  // [<= vocab] ids that may be drawn; empty: all
   std::string fingerprint;
   DraftingOptions drafting;
+  LoadOptions load;
   LoadCallback progress;  // may be empty
 };
 
@@ -89,6 +91,9 @@ class LocalTrunk final : public Trunk {
     int64_t all_experts = 0;  // of every rank
   };
   Bytes bytes() const;
+  const LoadReport& load_report() const { return load_report_; }
+  // Of every packed weight held here: experts, dense layers, head, embedding, drafting layer and head.
+  int64_t weight_bytes() const { return bytes().dense + bytes().head + bytes().experts + extra_weight_bytes_; }
   int64_t expert_leaves() const { return experts_->leaves(); }
   int64_t expert_count() const { return experts_->experts(); }
   ThreadPool& pool() { return pool_; }
@@ -108,7 +113,8 @@ class LocalTrunk final : public Trunk {
   };
 
   explicit LocalTrunk(TrunkOptions options);
-  absl::Status LoadDrafters(const Checkpoint& checkpoint);
+  // Adds the drafters' jobs and runs the load.
+  absl::Status LoadWith(Loader& loader);
   void RefreshPeers();
   void Admit(const StepPlan& plan);
   int64_t MakeDrafts(const StepPlan& plan, Step& step);
@@ -145,6 +151,8 @@ class LocalTrunk final : public Trunk {
   std::vector<TokenId> missing_tokens_;  // ids the tokenizer lacks
   StageMeter* meter_ = nullptr;
   int64_t exchanged_layers_ = 0;
+  LoadReport load_report_;
+  int64_t extra_weight_bytes_ = 0;  // embedding, and what drafters brought
   std::vector<std::unique_ptr<Drafter>> drafters_;
   std::unordered_map<SequenceId, Sha256> hashes_;            // logits so far
   std::unordered_map<SequenceId, std::vector<float>> kept_;  // [rows so far, hidden]

@@ -98,47 +98,43 @@ void PackTerms(const PlainLinear& w, PackedMatrix& to) {
   to.view.first_term = f;
 }
 
-void PackInteger(const PlainLinear& w, PackedMatrix& to) {
-  Matrix& m = to.view;
-  const bool int4 = w.format == WeightFormat::kInt4;
-  m.groups = w.groups();
-  m.zero = int4 ? 8 : 128;
-  m.panel_bytes = m.octets() * (int4 ? 64 : 128);
-  uint8_t* memory = to.data.Allocate(m.panels() * m.panel_bytes);
-  to.bytes += m.panels() * m.panel_bytes;
-  for (int64_t n = 0; n < m.outputs; ++n) {
-    uint8_t* panel = memory + n / kLanes * m.panel_bytes + n % kLanes * 4;
-    const uint8_t* row = w.data.data() + n * w.inputs;
-    for (int64_t k = 0; k < w.inputs; ++k) {
-      const int64_t octet = k / kOctet, in_half = k % 4, half = k / 4 % 2;
-      if (int4) {
-        panel[octet * 64 + in_half] |= static_cast<uint8_t>(row[k] << (4 * half));
-      } else {
-        panel[octet * 128 + half * 64 + in_half] = static_cast<uint8_t>(row[k] + 128);
-      }
-    }
+// What is known of a matrix before its elements.
+absl::Status Prepare(const PlainLinear& form, PackedMatrix& to) {
+  CHECK_EQ(form.first_input % kActivationGroup, 0);
+  CHECK_EQ(form.first_output % 128, 0);
+  if (IsInteger(form.format) && form.group % kOctet != 0 && form.groups() != 1) {
+    return Error(
+        errors::kModelUnsupported,
+        absl::StrCat("the cpu backend reads integer weights in groups of a multiple of 8 inputs, not ",
+                     form.group, "; use --backend reference"));
   }
-  m.data = memory;
-  PackScales(w, to);
-  PackTerms(w, to);
+  Matrix& m = to.view;
+  m.format = form.format;
+  m.outputs = form.outputs;
+  m.inputs = form.inputs;
+  if (IsInteger(form.format)) {
+    m.groups = form.groups();
+    m.zero = form.format == WeightFormat::kInt4 ? 8 : 128;
+    m.panel_bytes = m.octets() * (form.format == WeightFormat::kInt4 ? 64 : 128);
+  } else {
+    m.panel_bytes = m.inputs * kFloatPanel * ElementBytes(form.format);
+  }
+  to.elements = to.data.Allocate(m.panels() * m.panel_bytes);
+  to.bytes += m.panels() * m.panel_bytes;
+  m.data = to.elements;
+  return absl::OkStatus();
 }
 
-void PackFloat(const PlainLinear& w, PackedMatrix& to) {
-  Matrix& m = to.view;
-  const int64_t size = w.format == WeightFormat::kF32 ? 4 : w.format == WeightFormat::kFp8Block128 ? 1 : 2;
-  m.panel_bytes = m.inputs * kFloatPanel * size;
-  uint8_t* memory = to.data.Allocate(m.panels() * m.panel_bytes);
-  to.bytes += m.panels() * m.panel_bytes;
-  for (int64_t n = 0; n < m.outputs; ++n) {
-    uint8_t* panel = memory + n / kFloatPanel * m.panel_bytes + n % kFloatPanel * size;
-    const uint8_t* row = w.data.data() + n * w.inputs * size;
-    for (int64_t k = 0; k < w.inputs; ++k) std::memcpy(panel + k * kFloatPanel * size, row + k * size, size);
+// Everything behind the elements; `w` has scales and zeros.
+void Complete(const PlainLinear& w, PackedMatrix& to) {
+  if (IsInteger(w.format)) {
+    PackScales(w, to);
+    PackTerms(w, to);
+    return;
   }
-  m.data = memory;
   if (w.format != WeightFormat::kFp8Block128) return;
+  Matrix& m = to.view;
   m.column_blocks = w.column_blocks();
-  // A checkpoint with such a code is refused when it is read (LOAD-005); the kernels convert numbers only.
-  CHECK(std::none_of(w.data.begin(), w.data.end(), [](uint8_t code) { return (code & 0x7F) == 0x7F; }));
   const int64_t count = static_cast<int64_t>(w.scales.size());
   CHECK_EQ(count, w.row_blocks() * w.column_blocks());
   float* scales = Items<float>(to.block_scales, count);
@@ -148,24 +144,41 @@ void PackFloat(const PlainLinear& w, PackedMatrix& to) {
 }
 
 absl::Status Pack(const PlainLinear& w, PackedMatrix& to) {
-  CHECK_EQ(w.first_input % kActivationGroup, 0);
-  CHECK_EQ(w.first_output % 128, 0);
-  if (IsInteger(w.format) && w.group % kOctet != 0 && w.groups() != 1) {
-    return Error(
-        errors::kModelUnsupported,
-        absl::StrCat("the cpu backend reads integer weights in groups of a multiple of 8 inputs, not ",
-                     w.group, "; use --backend reference"));
-  }
-  to.view.format = w.format;
-  to.view.outputs = w.outputs;
-  to.view.inputs = w.inputs;
-  if (IsInteger(w.format)) {
-    PackInteger(w, to);
-  } else {
-    PackFloat(w, to);
-  }
+  if (absl::Status status = Prepare(w, to); !status.ok()) return status;
+  PackElements(w, 0, 0, to.view, to.elements);
+  Complete(w, to);
   return absl::OkStatus();
 }
+
+void Describe(const PlainLinear& form, PackedLinear& linear) {
+  linear.outputs = form.outputs;
+  linear.inputs = form.inputs;
+  linear.format = form.format;
+}
+
+class PartPacker final : public LinearPacker {
+ public:
+  explicit PartPacker(const PlainLinear& form) : form_(form), linear_(std::make_unique<PackedLinear>()) {}
+
+  absl::Status Start() { return Prepare(form_, linear_->matrix); }
+  void Add(const PlainLinear& part) override {
+    PackedMatrix& to = linear_->matrix;
+    PackElements(part, part.first_output - form_.first_output, part.first_input - form_.first_input, to.view,
+                 to.elements);
+  }
+  std::unique_ptr<Linear> Finish(std::vector<float> scales, std::vector<uint8_t> zeros) override {
+    form_.scales = std::move(scales);
+    form_.zeros = std::move(zeros);
+    Complete(form_, linear_->matrix);
+    Describe(form_, *linear_);
+    linear_->bytes = linear_->matrix.bytes;
+    return std::move(linear_);
+  }
+
+ private:
+  PlainLinear form_;
+  std::unique_ptr<PackedLinear> linear_;
+};
 
 }  // namespace
 
@@ -211,12 +224,16 @@ PackedExpert::~PackedExpert() = default;
 
 absl::StatusOr<std::unique_ptr<Linear>> PackLinear(PlainLinear plain) {
   auto linear = std::make_unique<PackedLinear>();
-  linear->outputs = plain.outputs;
-  linear->inputs = plain.inputs;
-  linear->format = plain.format;
+  Describe(plain, *linear);
   if (absl::Status status = Pack(plain, linear->matrix); !status.ok()) return status;
   linear->bytes = linear->matrix.bytes;
   return linear;
+}
+
+absl::StatusOr<std::unique_ptr<LinearPacker>> StartLinear(const PlainLinear& form) {
+  auto packer = std::make_unique<PartPacker>(form);
+  if (absl::Status status = packer->Start(); !status.ok()) return status;
+  return packer;
 }
 
 absl::StatusOr<std::unique_ptr<Expert>> PackExpert(PlainExpert plain) {

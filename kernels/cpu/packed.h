@@ -80,6 +80,7 @@ class Storage {
 struct PackedMatrix {
   Matrix view;
   Storage data, scales, zeros, terms, first_term, block_scales;
+  uint8_t* elements = nullptr;  // view.data, while it is filled
   int64_t bytes = 0;
 };
 
@@ -96,10 +97,17 @@ struct PackedExpert final : Expert {
 // Unimplemented: an integer format whose groups do not start at multiples of 8 inputs.
 absl::StatusOr<std::unique_ptr<Linear>> PackLinear(PlainLinear plain);
 absl::StatusOr<std::unique_ptr<Expert>> PackExpert(PlainExpert plain);
+absl::StatusOr<std::unique_ptr<LinearPacker>> StartLinear(const PlainLinear& form);
+
+// Puts the elements of `part` where `m` has them: output 0 and input 0 of the part are (n0, k0) of the matrix.
+// `memory` is m.data, zeroed before the first part. k0 is a multiple of 8, and so is the part's width where it
+// does not reach the last input.
+void PackElements(const PlainLinear& part, int64_t n0, int64_t k0, const Matrix& m, uint8_t* memory);
 
 // The same for native float math; only instruction sets with tiles read what these pack.
 absl::StatusOr<std::unique_ptr<Linear>> PackNativeLinear(PlainLinear plain);
 absl::StatusOr<std::unique_ptr<Expert>> PackNativeExpert(PlainExpert plain);
+absl::StatusOr<std::unique_ptr<LinearPacker>> StartNativeLinear(const PlainLinear& form);
 
 // Scratch of the calling thread for ops without a workspace: valid until its next call, grows only.
 void* Scratch(int64_t bytes);

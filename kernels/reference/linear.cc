@@ -1,6 +1,8 @@
 // Linears, activation codes and experts of the reference backend. NUMERICS: Activations, Integer linears,
 // Float linears, Exact sum.
 #include <cmath>
+#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -10,6 +12,7 @@
 namespace paceline::kernels::reference {
 
 absl::StatusOr<std::unique_ptr<Linear>> PackLinear(PlainLinear plain) {
+  OwnElements(plain);
   auto linear = std::make_unique<PlainLinearWeights>();
   linear->outputs = plain.outputs;
   linear->inputs = plain.inputs;
@@ -31,11 +34,48 @@ absl::StatusOr<std::unique_ptr<Expert>> PackExpert(PlainExpert plain) {
   expert->gate_format = plain.gate.format;
   expert->up_format = plain.up.format;
   expert->down_format = plain.down.format;
-  for (const PlainLinear* w : {&plain.gate, &plain.up, &plain.down}) {
+  for (PlainLinear* w : {&plain.gate, &plain.up, &plain.down}) {
+    OwnElements(*w);
     expert->bytes += static_cast<int64_t>(w->data.size() + 4 * w->scales.size() + w->zeros.size());
   }
   expert->plain = std::move(plain);
   return expert;
+}
+
+namespace {
+
+class PlainPacker final : public LinearPacker {
+ public:
+  explicit PlainPacker(const PlainLinear& form) : plain_(form) {
+    plain_.data.resize(static_cast<size_t>(form.outputs * form.inputs * ElementBytes(form.format)));
+  }
+  void Add(const PlainLinear& part) override {
+    PlainLinear own = part;
+    OwnElements(own);
+    const int64_t size = ElementBytes(plain_.format);
+    const int64_t n0 = part.first_output - plain_.first_output;
+    const int64_t k0 = part.first_input - plain_.first_input;
+    CHECK(part.format == plain_.format);
+    CHECK(n0 >= 0 && n0 + part.outputs <= plain_.outputs && k0 >= 0 && k0 + part.inputs <= plain_.inputs);
+    for (int64_t n = 0; n < part.outputs; ++n) {
+      std::memcpy(plain_.data.data() + ((n0 + n) * plain_.inputs + k0) * size, RowOf(own, n),
+                  static_cast<size_t>(part.inputs * size));
+    }
+  }
+  std::unique_ptr<Linear> Finish(std::vector<float> scales, std::vector<uint8_t> zeros) override {
+    plain_.scales = std::move(scales);
+    plain_.zeros = std::move(zeros);
+    return *PackLinear(std::move(plain_));
+  }
+
+ private:
+  PlainLinear plain_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LinearPacker>> StartLinear(const PlainLinear& form) {
+  return std::make_unique<PlainPacker>(form);
 }
 
 void Quantise(ThreadPool&, const float* x, int32_t rows, int64_t width, ActivationContract contract,

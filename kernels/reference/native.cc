@@ -59,6 +59,30 @@ float NativeOutput(const PlainLinear& w, int64_t n, int64_t begin, int64_t end, 
   return total;
 }
 
+namespace {
+
+class NativePacker final : public LinearPacker {
+ public:
+  explicit NativePacker(std::unique_ptr<LinearPacker> parts) : parts_(std::move(parts)) {}
+  void Add(const PlainLinear& part) override { parts_->Add(part); }
+  std::unique_ptr<Linear> Finish(std::vector<float> scales, std::vector<uint8_t> zeros) override {
+    std::unique_ptr<Linear> linear = parts_->Finish(std::move(scales), std::move(zeros));
+    static_cast<PlainLinearWeights&>(*linear).math = FloatMath::kNative;
+    return linear;
+  }
+
+ private:
+  const std::unique_ptr<LinearPacker> parts_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LinearPacker>> StartNativeLinear(const PlainLinear& form) {
+  ASSIGN_OR_RETURN(std::unique_ptr<LinearPacker> parts, StartLinear(form));
+  if (form.portable) return parts;
+  return std::make_unique<NativePacker>(std::move(parts));
+}
+
 absl::StatusOr<std::unique_ptr<Linear>> PackNativeLinear(PlainLinear plain) {
   const FloatMath math = plain.portable ? FloatMath::kPortable : FloatMath::kNative;
   ASSIGN_OR_RETURN(std::unique_ptr<Linear> linear, PackLinear(std::move(plain)));

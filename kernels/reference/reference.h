@@ -17,8 +17,10 @@ struct PlainExpertWeights final : Expert {
 
 absl::StatusOr<std::unique_ptr<Linear>> PackLinear(PlainLinear plain);
 absl::StatusOr<std::unique_ptr<Expert>> PackExpert(PlainExpert plain);
+absl::StatusOr<std::unique_ptr<LinearPacker>> StartLinear(const PlainLinear& form);
 absl::StatusOr<std::unique_ptr<Linear>> PackNativeLinear(PlainLinear plain);
 absl::StatusOr<std::unique_ptr<Expert>> PackNativeExpert(PlainExpert plain);
+absl::StatusOr<std::unique_ptr<LinearPacker>> StartNativeLinear(const PlainLinear& form);
 
 // NUMERICS, Row sums: element i goes to lane i mod 16 by `add(lane, i)`; lanes are then added in a tree of 8,
 // 4, 2, 1.

@@ -9,6 +9,7 @@ const KernelTable& ReferenceKernels() {
       .name = "reference",
       .pack_linear = r::PackLinear,
       .pack_expert = r::PackExpert,
+      .start_linear = r::StartLinear,
       .quantise = r::Quantise,
       .linear = r::LinearForward,
       .experts = r::Experts,
@@ -33,6 +34,7 @@ const KernelTable& ReferenceKernels() {
     table.float_math = FloatMath::kNative;
     table.pack_linear = r::PackNativeLinear;
     table.pack_expert = r::PackNativeExpert;
+    table.start_linear = r::StartNativeLinear;
     return table;
   }();
   static const KernelTable table = [] {

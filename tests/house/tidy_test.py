@@ -47,6 +47,7 @@ THIRD_PARTY = [
     (r"pcre2\.h", r"coordinator/.*"),
     (r"unicode/", r"coordinator/.*"),
     (r"prometheus/", r"coordinator/metrics\.cc"),
+    (r"liburing\.h", r"model/ring_reader\.cc"),
     (r"uc[pst]/", r"transport/ucx\.cc"),
     (r"nccl", r"transport/nccl\.cc"),
     (r"cuda|cub/|cublas|mma\.h|nvrtc", r"kernels/cuda/.*"),
