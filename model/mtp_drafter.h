@@ -57,6 +57,10 @@ class MtpDrafter final : public Drafter {
   int64_t bytes_per_draft() const override { return layer_->bytes_per_row() + head_->bytes(); }
 
   const DraftHead& head() const { return *head_; }
+  // Slots below it hold the committed text's keys and values, whatever was drafted since. The sequence drafts
+  // (CHECKed).
+  int64_t stored(SequenceId sequence) const;
+  const KvLayer& kv() const { return kv_; }  // by the trunk's page ids
   int64_t open_sequences() const { return static_cast<int64_t>(sequences_.size()); }
 
  private:
