@@ -26,6 +26,7 @@ class Embedding {
   // out [tokens, hidden]. Ids are the caller's to check.
   void Lookup(std::span<const TokenId> tokens, float* out) const;
   int64_t bytes() const { return static_cast<int64_t>(table_.data.size()); }
+  int64_t row_bytes() const { return bytes() / table_.outputs; }
 
  private:
   kernels::PlainLinear table_;  // [vocab, hidden]
