@@ -176,7 +176,8 @@ class Trunk {
  public:
   virtual ~Trunk() = default;
   virtual const TrunkInfo& info() const = 0;
-  // Unavailable names the lost worker; every sequence of the plan must then be given up.
+  // Unavailable names the lost worker. Sequences of the plan with at most kMaxDraft + 1 rows then stand where
+  // they stood, unless they hash logits, and may run again; all others must be given up.
   virtual absl::StatusOr<StepResult> Run(const StepPlan& plan) = 0;
   // Forgets a sequence's hash and buffers. Its slot and pages are the caller's to reuse.
   virtual void Release(SequenceId sequence) = 0;

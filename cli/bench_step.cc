@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/error.h"
 #include "base/random.h"
 #include "base/status.h"
@@ -13,10 +12,10 @@
 #include "cli/console.h"
 #include "cli/head.h"
 #include "cli/report.h"
+#include "cli/step_report.h"
 #include "kernels/cpu/bandwidth.h"
 #include "kernels/cpu/cpu.h"
 #include "model/stage_meter.h"
-#include "nlohmann/json.hpp"
 
 namespace paceline::cli {
 namespace {
@@ -25,14 +24,19 @@ constexpr int64_t kContext = 64;  // positions before the measured steps
 constexpr int kWarmSteps = 3;
 constexpr int kSteps = 15;  // measured; the median counts
 
-struct Measured {
-  int rows = 0;
-  std::string kind;
-  double step_s = 0;   // of one step, or of the whole prompt
-  int64_t tokens = 0;  // in that time
-  int64_t bytes = 0;
-  StageMeter meter;  // of one step
-};
+// What the meter saw of a step that took `step_s`; what it did not see belongs to "other".
+MeasuredStep Described(std::string kind, int rows, int64_t tokens, double step_s, const StageMeter& meter) {
+  MeasuredStep step{.kind = std::move(kind), .rows = rows, .tokens = tokens, .step_s = step_s, .stages = {}};
+  double unseen = step_s;
+  for (int s = 0; s < static_cast<int>(Stage::kCount); ++s) unseen -= meter.at(static_cast<Stage>(s)).seconds;
+  for (int s = 0; s < static_cast<int>(Stage::kCount); ++s) {
+    const auto stage = static_cast<Stage>(s);
+    const StageMeter::Entry& entry = meter.at(stage);
+    const double seconds = entry.seconds + (stage == Stage::kOther ? std::max(0.0, unseen) : 0.0);
+    if (seconds > 0 || entry.bytes > 0) step.stages.push_back({StageName(stage), seconds, entry.bytes});
+  }
+  return step;
+}
 
 class StepBench {
  public:
@@ -40,56 +44,37 @@ class StepBench {
 
   // `rows` rows of one sequence, drawn again from the same position: state and context are those of a real
   // step.
-  absl::StatusOr<Measured> Rows(int rows) {
+  absl::StatusOr<MeasuredStep> Rows(int rows) {
     RETURN_IF_ERROR(Run(0, kContext, 0).status());
-    Measured m;
-    m.rows = rows;
-    m.kind = rows == 1 ? "decode" : "verify";
-    m.tokens = rows;
-    std::vector<double> seconds;
-    std::vector<StageMeter> meters;
+    std::vector<std::pair<double, StageMeter>> steps;  // seconds
     int64_t position = kContext;
     for (int i = 0; i < kWarmSteps + kSteps; ++i) {
       StageMeter meter;
       trunk_.SetMeter(&meter);
-      ASSIGN_OR_RETURN(const double s, Run(position, rows, rows));
+      const absl::StatusOr<double> seconds = Run(position, rows, rows);
+      trunk_.SetMeter(nullptr);
+      RETURN_IF_ERROR(seconds.status());
       position += rows;
-      if (i < kWarmSteps) continue;
-      seconds.push_back(s);
-      meters.push_back(meter);
+      if (i >= kWarmSteps) steps.push_back({*seconds, meter});
     }
-    trunk_.SetMeter(nullptr);
     // The step of median length speaks for the stages too.
-    std::vector<size_t> order(seconds.size());
-    std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return seconds[a] < seconds[b]; });
-    const size_t median = order[order.size() / 2];
-    m.step_s = seconds[median];
-    m.meter = meters[median];
-    m.bytes = BytesOf(m.meter);
-    return m;
+    std::nth_element(steps.begin(), steps.begin() + kSteps / 2, steps.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
+    const auto& [seconds, meter] = steps[kSteps / 2];
+    return Described(rows == 1 ? "decode" : "verify", rows, rows, seconds, meter);
   }
 
-  absl::StatusOr<Measured> Prefill(int tokens) {
-    Measured m;
-    m.rows = tokens;
-    m.kind = "prefill";
-    m.tokens = tokens;
+  absl::StatusOr<MeasuredStep> Prefill(int tokens) {
     RETURN_IF_ERROR(Prompt(std::min(tokens, chunk_)).status());
-    trunk_.SetMeter(&m.meter);
-    ASSIGN_OR_RETURN(m.step_s, Prompt(tokens));
+    StageMeter meter;
+    trunk_.SetMeter(&meter);
+    const absl::StatusOr<double> seconds = Prompt(tokens);
     trunk_.SetMeter(nullptr);
-    m.bytes = BytesOf(m.meter);
-    return m;
+    RETURN_IF_ERROR(seconds.status());
+    return Described("prefill", tokens, tokens, *seconds, meter);
   }
 
  private:
-  static int64_t BytesOf(const StageMeter& meter) {
-    int64_t bytes = 0;
-    for (int s = 0; s < static_cast<int>(Stage::kCount); ++s) bytes += meter.at(static_cast<Stage>(s)).bytes;
-    return bytes;
-  }
-
   absl::StatusOr<double> Prompt(int tokens) {
     double seconds = 0;
     for (int first = 0; first < tokens; first += chunk_) {
@@ -130,25 +115,6 @@ class StepBench {
   uint64_t step_ = 0;
 };
 
-nlohmann::json ToJson(const Measured& m, double read_bandwidth) {
-  const double gbps = static_cast<double>(m.bytes) / m.step_s / 1e9;
-  nlohmann::json stages = nlohmann::json::array();
-  for (int s = 0; s < static_cast<int>(Stage::kCount); ++s) {
-    const StageMeter::Entry& e = m.meter.at(static_cast<Stage>(s));
-    if (e.seconds > 0)
-      stages.push_back(
-          {{"name", StageName(static_cast<Stage>(s))}, {"seconds", e.seconds}, {"bytes", e.bytes}});
-  }
-  return {{"rows", m.rows},
-          {"kind", m.kind},
-          {"tokens_per_second", static_cast<double>(m.tokens) / m.step_s},
-          {"step_s", m.step_s},
-          {"bytes", m.bytes},
-          {"gbps", gbps},
-          {"share_of_read_bandwidth", read_bandwidth > 0 ? gbps / read_bandwidth : 0.0},
-          {"stages", stages}};
-}
-
 absl::Status Bench(const BenchStepOptions& options) {
   HeadConfig config;
   config.options = options.head;
@@ -156,51 +122,23 @@ absl::Status Bench(const BenchStepOptions& options) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(config));
   RETURN_IF_ERROR(head->Load(kLocalPatience));
   LocalTrunk& trunk = *head->trunk();
-  double bandwidth = kernels::cpu::MeasureReadBandwidth(trunk.pool());
+  const double bandwidth = kernels::cpu::MeasureReadBandwidth(trunk.pool());
   StepBench bench(trunk, head->checkpoint().config().vocab, options.head.options.prefill_chunk);
-  std::vector<Measured> all;
+  StepReport report{.cpu = absl::StrCat(CpuName(), " (", std::string(kernels::cpu::CpuClass()), ")"),
+                    .isa = std::string(head->compute().table->name),
+                    .threads = head->compute().threads,
+                    .steps = {}};
   for (const int rows : options.rows.empty() ? std::vector<int>{1, 4, 8} : options.rows) {
-    ASSIGN_OR_RETURN(Measured m, bench.Rows(rows));
-    all.push_back(std::move(m));
+    ASSIGN_OR_RETURN(MeasuredStep step, bench.Rows(rows));
+    report.steps.push_back(std::move(step));
   }
   if (options.prefill > 0) {
-    ASSIGN_OR_RETURN(Measured m, bench.Prefill(options.prefill));
-    all.push_back(std::move(m));
+    ASSIGN_OR_RETURN(MeasuredStep step, bench.Prefill(options.prefill));
+    report.steps.push_back(std::move(step));
   }
-  bandwidth = std::max(bandwidth, kernels::cpu::MeasureReadBandwidth(trunk.pool()));
-
-  const std::string cpu = absl::StrCat(CpuName(), " (", std::string(kernels::cpu::CpuClass()), ")");
-  if (options.json) {
-    nlohmann::json out;
-    out["read_bandwidth_gbps"] = bandwidth;
-    out["cpu"] = cpu;
-    out["isa"] = std::string(head->compute().table->name);
-    out["threads"] = head->compute().threads;
-    out["results"] = nlohmann::json::array();
-    for (const Measured& m : all) out["results"].push_back(ToJson(m, bandwidth));
-    std::printf("%s\n", out.dump().c_str());
-    return absl::OkStatus();
-  }
-  std::printf("%s, %s, %d threads, read bandwidth %.1f GB/s\n\n", cpu.c_str(),
-              std::string(head->compute().table->name).c_str(), head->compute().threads, bandwidth);
-  std::printf("| kind | rows | tok/s | step | GB/s | share of read bandwidth |\n|---|---|---|---|---|---|\n");
-  for (const Measured& m : all) {
-    const double gbps = static_cast<double>(m.bytes) / m.step_s / 1e9;
-    std::printf("| %s | %d | %.1f | %.2f ms | %.2f | %.0f %% |\n", m.kind.c_str(), m.rows,
-                static_cast<double>(m.tokens) / m.step_s, m.step_s * 1e3, gbps,
-                bandwidth > 0 ? 100 * gbps / bandwidth : 0.0);
-  }
-  std::printf("\n| kind | rows | stage | time | GB/s |\n|---|---|---|---|---|\n");
-  for (const Measured& m : all) {
-    for (int s = 0; s < static_cast<int>(Stage::kCount); ++s) {
-      const StageMeter::Entry& e = m.meter.at(static_cast<Stage>(s));
-      if (e.seconds > 0) {
-        std::printf("| %s | %d | %s | %.2f ms | %.2f |\n", m.kind.c_str(), m.rows,
-                    StageName(static_cast<Stage>(s)), e.seconds * 1e3,
-                    static_cast<double>(e.bytes) / e.seconds / 1e9);
-      }
-    }
-  }
+  report.read_bandwidth_gbps = std::max(bandwidth, kernels::cpu::MeasureReadBandwidth(trunk.pool()));
+  std::printf("%s", options.json ? absl::StrCat(StepReportJson(report).dump(), "\n").c_str()
+                                 : StepReportText(report, options.markdown).c_str());
   return absl::OkStatus();
 }
 

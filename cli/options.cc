@@ -226,6 +226,11 @@ void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
       ->check(Whole(0, 1 << 20))
       ->option_text("N [512]");
   AddJson(app, bench.json);
+  Group(app, "Output").Flag("markdown", bench.markdown, "The tables in Markdown");
+  app->callback([&bench] {
+    if (bench.json && bench.markdown)
+      throw CLI::ValidationError("--markdown", "is a format of its own; give --json or --markdown, not both");
+  });
 }
 
 // `depth`: what --draft says; `depths`: it and --depths.

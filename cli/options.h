@@ -136,6 +136,7 @@ struct BenchStepOptions {
   std::vector<int> rows;  // per step; empty: the bench's own list
   int prefill = 512;      // tokens of the prompt that is measured; 0: none
   bool json = false;
+  bool markdown = false;
 };
 
 struct BenchLoadOptions {

@@ -95,29 +95,6 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Load(const Checkpoint& checkpo
   return decoder;
 }
 
-namespace {
-
-// Keys and values of every position a run attends to, read once per layer.
-int64_t KvBytes(const Batch& batch, const ModelConfig& config, const KvLayer& kv) {
-  int64_t positions = 0;
-  for (const kernels::RowRun& run : batch.runs) positions += run.first_position + run.rows;
-  return 2 * positions * config.kv_heads * config.head_dim * kernels::KvDtypeBytes(kv.view().dtype);
-}
-
-// The recurrent state of every run: read once a step, written once in kGdnBlock positions.
-int64_t StateBytes(const Batch& batch, const ModelConfig& config) {
-  const int64_t state = int64_t{config.gdn_value_heads} * config.gdn_key_dim * config.gdn_value_dim * 4;
-  int64_t bytes = 0;
-  for (const kernels::RowRun& run : batch.runs) {
-    const int64_t borders =
-        (run.first_position + run.rows) / kernels::kGdnBlock - run.first_position / kernels::kGdnBlock;
-    bytes += state * (1 + 2 * borders);
-  }
-  return bytes;
-}
-
-}  // namespace
-
 absl::StatusOr<const float*> Decoder::Forward(const StepContext& context, std::span<const TokenId> tokens,
                                               Caches& caches, const ExpertStore& local,
                                               const Placement& placement, Exchange* exchange, StepId step,
@@ -129,25 +106,26 @@ absl::StatusOr<const float*> Decoder::Forward(const StepContext& context, std::s
   float* h = context.workspace.Take<float>(rows * hidden);      // [rows, hidden], the residual stream
   float* x = context.workspace.Take<float>(rows * hidden);      // [rows, hidden], normed
   float* mixed = context.workspace.Take<float>(rows * hidden);  // [rows, hidden]
+  const int64_t norm_bytes = hidden * static_cast<int64_t>(sizeof(float));
   StageLap lap(context.meter);
   embedding_.Lookup(tokens, h);
-  lap.Lap(Stage::kOther, 0);
+  lap.Lap(Stage::kNorms, rows * embedding_.row_bytes());
 
   for (size_t i = 0; i < layers_.size(); ++i) {
     const LayerWeights& layer = layers_[i];
     table.rms_norm(context.pool, h, rows, hidden, layer.input_norm.data(), plus, config_.norm_eps, x);
+    lap.Lap(Stage::kNorms, norm_bytes);
     if (layer.attention != nullptr) {
       RunAttention(context, *layer.attention, config_, caches.kv(i), x, mixed);
-      lap.Lap(Stage::kAttention, layer.mixer_bytes + KvBytes(context.batch, config_, caches.kv(i)));
     } else {
       RunDeltaNet(context, *layer.delta_net, config_, caches.gdn(i), x, mixed);
-      lap.Lap(Stage::kDeltaNet, layer.mixer_bytes + StateBytes(context.batch, config_));
     }
+    lap.Skip();
     table.add(context.pool, h, mixed, rows * hidden);
 
     table.rms_norm(context.pool, h, rows, hidden, layer.post_norm.data(), plus, config_.norm_eps, x);
+    lap.Lap(Stage::kNorms, norm_bytes);
     if (layer.dense != nullptr) {
-      lap.Lap(Stage::kOther, 0);
       RunFeedForward(context, *layer.dense, x, hidden, mixed);
       lap.Lap(Stage::kDense, layer.feed_forward_bytes);
       table.add(context.pool, h, mixed, rows * hidden);
@@ -155,8 +133,10 @@ absl::StatusOr<const float*> Decoder::Forward(const StepContext& context, std::s
     }
     const ExpertHome home{local, placement, LayerId(static_cast<int32_t>(i)), exchange, step, probe};
     RETURN_IF_ERROR(RunMoe(context, *layer.moe, config_, home, x, h, row_errors, parts_));
+    lap.Skip();
   }
   table.rms_norm(context.pool, h, rows, hidden, final_norm_.data(), plus, config_.norm_eps, hidden_out);
+  lap.Lap(Stage::kNorms, norm_bytes);
   return h;
 }
 

@@ -162,7 +162,7 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
     RETURN_IF_ERROR(
         home.exchange->SendExperts(home.step, home.layer, block, out, PartsOfBlock(parts, block, blocks)));
   }
-  lap.Lap(Stage::kExchange, 0);
+  if (remote) lap.Lap(Stage::kExchangeSend, 0);
 
   float* shared = nullptr;       // [rows, hidden]
   float* shared_gate = nullptr;  // [rows]
@@ -190,9 +190,9 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
     RETURN_IF_ERROR(home.exchange->ReceiveExperts(home.step, home.layer, block,
                                                   {sums + first * hidden, row_errors + first}));
   }
-  lap.Lap(Stage::kExchange, 0);
+  if (remote) lap.Lap(Stage::kExchangeWait, 0);
   table.combine(context.pool, sums, shared, shared_gate, rows, hidden, h);
-  lap.Lap(Stage::kOther, 0);
+  lap.Lap(Stage::kNorms, 0);
   return absl::OkStatus();
 }
 

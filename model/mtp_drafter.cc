@@ -233,6 +233,12 @@ bool MtpDrafter::Draw(const DraftContext& context, const DraftRequest& request, 
   return true;
 }
 
+int64_t MtpDrafter::stored(SequenceId sequence) const {
+  const auto found = sequences_.find(sequence);
+  CHECK(found != sequences_.end());
+  return found->second.stored;
+}
+
 DraftOffer MtpDrafter::Offer(SequenceId sequence, TokenId /*last_token*/) const {
   return {DraftSource::kMtp, sequences_.contains(sequence) ? kMaxDraft : 0, 0};
 }

@@ -62,6 +62,10 @@ class MtpDrafter final : public Drafter {
 
   int64_t weight_bytes() const { return layer_->weight_bytes() + head_->bytes(); }
   const DraftHead& head() const { return *head_; }
+  // Slots below it hold the committed text's keys and values, whatever was drafted since. The sequence drafts
+  // (CHECKed).
+  int64_t stored(SequenceId sequence) const;
+  const KvLayer& kv() const { return kv_; }  // by the trunk's page ids
   int64_t open_sequences() const { return static_cast<int64_t>(sequences_.size()); }
 
  private:

@@ -5,8 +5,9 @@
 // the parser's state in front of each row as rows are judged, and Commit goes back to the one at `position`.
 //
 // A step that fails half-way (a lost worker) leaves rows open. Only a speculative extension can be taken
-// back: rows that are text for sure fold Gated DeltaNet blocks in place, layer by layer, which nothing
-// undoes. Sequences with such rows are given up: Close, and Open to start again from their tokens.
+// back, with Rollback; the trunk extends so whenever rows are few, drafts or not. Chunks of a prompt fold
+// Gated DeltaNet blocks in place, layer by layer, which nothing undoes: sequences with such rows are given
+// up: Close, and Open to start again from their tokens.
 #pragma once
 
 #include <cstdint>
@@ -52,6 +53,8 @@ class StateRegistry {
   // Of a sequence that is open (CHECKed).
   int64_t committed(SequenceId sequence) const { return At(sequence).committed; }
   int32_t slot(SequenceId sequence) const { return At(sequence).slot; }
+  // Whether the rows of its last Extend can be taken back.
+  bool speculative(SequenceId sequence) const { return At(sequence).speculative; }
 
  private:
   struct Cursor {

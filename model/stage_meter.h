@@ -4,28 +4,42 @@
 
 #include <array>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 namespace paceline {
 
+// Fine enough that a stage is one kind of work: what reads weights stands apart from what reads state, and
+// either from what reads nothing.
 enum class Stage {
-  kAttention,
-  kDeltaNet,
-  kRouter,
+  kNorms,  // embedding rows, norms and residual sums, the sum over experts among them
+  kAttentionProjections,
+  kAttention,  // head norms, rotation, storing keys and values, scores and sums, the output gate
+  kDeltaNetProjections,
+  kDeltaNet,  // convolution, state and blocks, the gated norm
+  kRouter,    // codes of the rows, logits, top-k, routes by rank
   kExperts,
   kSharedExpert,
-  kExchange,
+  kExchangeSend,
+  kExchangeWait,
   kDense,
   kHead,
-  kSample,
+  kSampling,
   kDraft,
-  kOther,
+  kOther,  // what a step begins and ends with: its plan, angles, commit
   kCount
 };
 constexpr const char* StageName(Stage stage) {
-  constexpr const char* kNames[] = {"attention",     "delta_net", "router", "experts",
-                                    "shared_expert", "exchange",  "dense",  "head",
-                                    "sample",        "draft",     "other"};
+  constexpr const char* kNames[] = {"norms",         "attention_projections",
+                                    "attention",     "delta_net_projections",
+                                    "delta_net",     "router",
+                                    "experts",       "shared_expert",
+                                    "exchange_send", "exchange_wait",
+                                    "dense",         "head",
+                                    "sampling",      "draft",
+                                    "other"};
+  static_assert(std::size(kNames) == static_cast<size_t>(Stage::kCount));
   return kNames[static_cast<int>(stage)];
 }
 
@@ -59,6 +73,10 @@ class StageLap {
     const auto now = std::chrono::steady_clock::now();
     meter_->Add(stage, std::chrono::duration<double>(now - last_).count(), bytes);
     last_ = now;
+  }
+  // What ran since the last lap has booked itself.
+  void Skip() {
+    if (meter_ != nullptr) last_ = std::chrono::steady_clock::now();
   }
 
  private:

@@ -256,17 +256,21 @@ absl::Status WriteSynthetic(const SynthOptions& options) {
     return Error(errors::kOption,
                  absl::StrCat("--like ", options.like, ": known models are ", synth::KnownShapes()));
   }
+  return synth::WriteShape(*shape, options);
+}
+
+absl::Status synth::WriteShape(const ModelShape& shape, const SynthOptions& options) {
   if (options.format != "hybrid" && options.format != "int4" && options.format != "bf16") {
     return Error(errors::kOption,
                  absl::StrCat("--format ", options.format, ": expected hybrid, int4 or bf16"));
   }
-  if (options.layers < 0 || options.layers > shape->layers) {
+  if (options.layers < 0 || options.layers > shape.layers) {
     return Error(errors::kOption, absl::StrCat("--layers ", options.layers, ": ", options.like, " has ",
-                                               shape->layers, " layers"));
+                                               shape.layers, " layers"));
   }
-  const std::vector<PlannedTensor> tensors = synth::PlanTensors(*shape, options);
+  const std::vector<PlannedTensor> tensors = PlanTensors(shape, options);
   const std::vector<Shard> shards = MakeShards(tensors);
-  const std::string config = synth::MakeConfig(*shape, options).dump(1) + "\n";
+  const std::string config = MakeConfig(shape, options).dump(1) + "\n";
   int64_t total = 0;
   nlohmann::json weight_map = nlohmann::json::object();
   for (const Shard& shard : shards) {

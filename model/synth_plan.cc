@@ -9,7 +9,6 @@
 namespace paceline::synth {
 namespace {
 
-constexpr int64_t kVocab = 248320;
 constexpr int64_t kKeyHeads = 16, kKvHeads = 2, kHeadDim = 256, kGdnDim = 128, kTaps = 4;
 constexpr ModelShape kShapes[] = {
     {"Qwen3.5-122B-A10B", 3072, 32, 64, 256, 8, 1024, 48},
@@ -32,7 +31,7 @@ class Planner {
 
   std::vector<PlannedTensor> Take(int32_t layers, bool mtp) {
     const std::string text = "model.language_model.";
-    Uniform(text + "embed_tokens.weight", {kVocab, shape_.hidden}, 1.0f);
+    Uniform(text + "embed_tokens.weight", {shape_.vocab, shape_.hidden}, 1.0f);
     for (int32_t i = 0; i < layers; ++i) {
       const std::string p = absl::StrCat(text, "layers.", i, ".");
       if ((i + 1) % 4 == 0) {
@@ -43,7 +42,7 @@ class Planner {
       Layer(p);
     }
     Norm(text + "norm.weight");
-    Linear("lm_head", kVocab, shape_.hidden, Store::kBf16, 3.0f);
+    Linear("lm_head", shape_.vocab, shape_.hidden, Store::kBf16, 3.0f);
     if (mtp) Mtp();
     return std::move(out_);
   }
@@ -178,7 +177,7 @@ nlohmann::json MakeConfig(const ModelShape& shape, const SynthOptions& options) 
   for (int32_t i = 0; i < layers; ++i)
     types.push_back((i + 1) % 4 == 0 ? "full_attention" : "linear_attention");
   Json text = {{"model_type", "qwen3_5_moe_text"},
-               {"vocab_size", kVocab},
+               {"vocab_size", shape.vocab},
                {"hidden_size", shape.hidden},
                {"num_hidden_layers", layers},
                {"layer_types", types},

@@ -33,11 +33,16 @@ struct ModelShape {
   const char* name;
   int64_t hidden, heads, value_heads, experts, top_k, columns;
   int32_t layers;
+  int64_t vocab = 248320;
 };
 
 // Null for an unknown name.
 const ModelShape* FindShape(const std::string& name);
 std::string KnownShapes();
+
+// WriteSynthetic for a shape of the caller's own (options.like is only noted in config.json): small ones, for
+// tests. Widths at multiples of 128, at least 16 value heads.
+absl::Status WriteShape(const ModelShape& shape, const SynthOptions& options);
 
 nlohmann::json MakeConfig(const ModelShape& shape, const SynthOptions& options);
 std::vector<PlannedTensor> PlanTensors(const ModelShape& shape, const SynthOptions& options);

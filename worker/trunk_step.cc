@@ -49,7 +49,9 @@ absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
   StageLap lap(meter_);
   Admit(plan);
   Step step;
-  lap.Lap(Stage::kDraft, MakeDrafts(plan, step));
+  lap.Skip();
+  const int64_t draft_bytes = MakeDrafts(plan, step);
+  if (!drafters_.empty()) lap.Lap(Stage::kDraft, draft_bytes);
   const TimePoint drafted = Clock::Real().Now();
   Assemble(plan, step);
   if (step.batch.rows == 0) return StepResult{};
@@ -151,13 +153,21 @@ void LocalTrunk::Extend(const StepPlan& plan, const Step& step) {
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const SequenceRows& s = plan.sequences[i];
     const kernels::RowRun& run = step.batch.runs[i];
-    states_.Extend(s.sequence, run.first_position, run.rows, !step.drafts[i].tokens.empty());
+    // Few rows can be taken back, whether drafts or not: a step may fail.
+    states_.Extend(s.sequence, run.first_position, run.rows, run.rows <= kMaxDraft + 1);
   }
 }
 
-// After a step that failed half-way every sequence starts again from its tokens, if at all.
+// After a step that failed half-way: sequences that decode stand where they stood in front of it, those with
+// more rows start again from their tokens, if at all. A hash of logits cannot be taken back.
 void LocalTrunk::GiveUp(const StepPlan& plan) {
-  for (const SequenceRows& s : plan.sequences) states_.Close(s.sequence);
+  for (const SequenceRows& s : plan.sequences) {
+    if (states_.speculative(s.sequence) && !s.hash_logits) {
+      states_.Rollback(s.sequence);
+    } else {
+      states_.Close(s.sequence);
+    }
+  }
 }
 
 absl::Status LocalTrunk::RunRows(const StepPlan& plan, Step& step, StepResult& result) {
@@ -207,7 +217,7 @@ absl::Status LocalTrunk::ReadLogits(const StepContext& context, const StepPlan& 
       out.status = ReadRow(context, plan.sequences[sequence], row - begin, step.verifications[sequence],
                            logits + static_cast<int64_t>(r) * config_.vocab, out);
     }
-    lap.Lap(Stage::kSample, 0);
+    lap.Lap(Stage::kSampling, 0);
   }
   return absl::OkStatus();
 }
@@ -312,7 +322,7 @@ void LocalTrunk::InformDrafters(const StepPlan& plan, const Step& step, StepResu
       if (!out.rows.empty()) out.offers.push_back(drafter->Offer(s.sequence, out.rows.back().token));
     }
   }
-  lap.Lap(Stage::kDraft, 0);
+  if (!drafters_.empty()) lap.Lap(Stage::kDraft, 0);
 }
 
 absl::Status LocalTrunk::CheckRowErrors(const Step& step, int32_t first, int32_t end) {

@@ -10,22 +10,17 @@
 #include <random>
 
 #include "model/sampler.h"
+#include "tests/model/state_of.h"
 
 namespace paceline {
 namespace {
 
 using ::testing::ElementsAre;
+using testing::StateOf;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-SamplerState StateOf(const std::vector<TokenId>& prompt, const std::vector<TokenId>& text) {
-  SamplerState state;
-  state.Reset(static_cast<int64_t>(prompt.size()));
-  state.Append(prompt);
-  state.Append(text);
-  return state;
-}
 std::vector<float> AdjustedBy(std::vector<float> logits, const Sampling& sampling,
                               const SamplerState& state) {
   AdjustLogits(logits, sampling, state);

@@ -13,9 +13,12 @@
 
 #include "kernels/scalar_math.h"
 #include "model/sampler.h"
+#include "tests/model/state_of.h"
 
 namespace paceline {
 namespace {
+
+using testing::StateOf;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
@@ -149,14 +152,6 @@ TEST(SampleToken, CloseRacesGoToTheHigherScore) {
 }
 
 // ---------------------------------------------------------------- drafts
-
-SamplerState StateOf(const std::vector<TokenId>& prompt, const std::vector<TokenId>& text) {
-  SamplerState state;
-  state.Reset(static_cast<int64_t>(prompt.size()));
-  state.Append(prompt);
-  state.Append(text);
-  return state;
-}
 
 // A drafter's ids and nothing else: what the target would draw if every other id were masked.
 TEST(SampleDraft, IsTheTargetsDrawAmongTheDraftersIds) {

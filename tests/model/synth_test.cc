@@ -75,6 +75,92 @@ TEST(Synth, TheWholeInt4FlagshipHasThePublishedTensors) {
             kernels::WeightFormat::kBF16);
 }
 
+// Elements, or bytes, of the tensors whose name contains any of `parts`.
+int64_t Sum(const std::vector<PlannedTensor>& plan, const std::vector<std::string>& parts, bool bytes) {
+  int64_t sum = 0;
+  for (const PlannedTensor& tensor : plan) {
+    if (std::none_of(parts.begin(), parts.end(),
+                     [&](const std::string& part) { return tensor.name.find(part) != std::string::npos; })) {
+      continue;
+    }
+    int64_t count = 1;
+    for (const int64_t dim : tensor.shape) count *= dim;
+    sum += bytes ? tensor.bytes() : count;
+  }
+  return sum;
+}
+const std::vector<std::string> kText = {"model.language_model.", "lm_head"};
+const std::vector<std::string> kAttention = {"q_proj", "k_proj", "v_proj", "o_proj"};
+const std::vector<std::string> kDeltaNet = {"in_proj_qkv", "in_proj_z", "linear_attn.out_proj"};
+
+// The published parameter counts of the three models.
+TEST(Synth, EveryModelHasThePublishedParameters) {
+  struct Counts {
+    const char* like;
+    int64_t experts, delta_net, gates, small, attention, shared, shared_gates, routers, norms, embedding, mtp;
+  };
+  for (const Counts& want :
+       {Counts{"Qwen3.5-35B-A3B", 32'212'254'720, 1'006'632'960, 3'932'160, 988'800, 272'629'760, 125'829'120,
+               81'920, 20'971'520, 171'008, 508'559'360, 845'000'000},
+        Counts{"Qwen3.5-122B-A10B", 115'964'116'992, 3'170'893'824, 14'155'776, 1'778'688, 943'718'400,
+               452'984'832, 147'456, 37'748'736, 304'128, 762'839'040, 2'524'000'000},
+        Counts{"Qwen3.5-397B-A17B", 386'547'056'640, 5'284'823'040, 23'592'960, 2'223'360, 1'572'864'000,
+               754'974'720, 245'760, 125'829'120, 503'296, 1'017'118'720, 6'596'000'000}}) {
+    SCOPED_TRACE(want.like);
+    const auto plan = synth::PlanTensors(*synth::FindShape(want.like),
+                                         {.directory = "", .like = want.like, .format = "bf16"});
+    const auto sum = [&](const std::vector<std::string>& parts) { return Sum(plan, parts, false); };
+    EXPECT_EQ(sum({"mlp.experts."}), want.experts);
+    EXPECT_EQ(sum(kDeltaNet), want.delta_net);
+    EXPECT_EQ(sum({"in_proj_a", "in_proj_b"}), want.gates);
+    EXPECT_EQ(sum({"conv1d", "A_log", "dt_bias", "linear_attn.norm"}), want.small);
+    EXPECT_EQ(sum(kAttention), want.attention);
+    EXPECT_EQ(sum({"shared_expert."}), want.shared);
+    EXPECT_EQ(sum({"shared_expert_gate"}), want.shared_gates);
+    EXPECT_EQ(sum({"mlp.gate."}), want.routers);
+    EXPECT_EQ(sum({"layernorm", "language_model.norm", "q_norm", "k_norm"}), want.norms);
+    EXPECT_EQ(sum({"embed_tokens"}), want.embedding);
+    EXPECT_EQ(sum({"lm_head"}), want.embedding);
+    EXPECT_EQ(sum(kText), want.experts + want.delta_net + want.gates + want.small + want.attention +
+                              want.shared + want.shared_gates + want.routers + want.norms +
+                              2 * want.embedding);
+    EXPECT_EQ(sum({"mtp."}), 0);
+    const auto with_mtp = synth::PlanTensors(
+        *synth::FindShape(want.like), {.directory = "", .like = want.like, .format = "bf16", .mtp = true});
+    EXPECT_NEAR(static_cast<double>(Sum(with_mtp, {"mtp."}, false)), static_cast<double>(want.mtp), 1e6);
+  }
+}
+
+// Gigabytes of the 122B, by part and format.
+TEST(Synth, TheFormatsOfTheFlagshipHaveTheirSizes) {
+  const auto gigabytes = [](const char* format, const std::vector<std::string>& parts) {
+    const SynthOptions options{.directory = "", .like = "Qwen3.5-122B-A10B", .format = format, .mtp = true};
+    return static_cast<double>(
+               Sum(synth::PlanTensors(*synth::FindShape(options.like), options), parts, true)) /
+           1e9;
+  };
+  const std::vector<std::string> mixers = {"linear_attn.", "self_attn."};
+  const std::vector<std::string> experts = {"language_model.layers.0.mlp.experts."};
+  // What the published INT4 checkpoint is made of, without its vision tower.
+  EXPECT_NEAR(48 * gigabytes("int4", experts), 60.25, 0.01);
+  EXPECT_NEAR(gigabytes("int4", {"shared_expert."}), 0.91 + 0.019, 0.01);  // the MTP layer's among them
+  EXPECT_NEAR(gigabytes("int4", {"mlp.gate.weight"}), 0.08, 0.01);
+  EXPECT_NEAR(gigabytes("int4", {"embed_tokens", "lm_head"}), 3.05, 0.01);
+  EXPECT_NEAR(gigabytes("int4", {"mtp."}), 5.05, 0.01);
+  EXPECT_NEAR(gigabytes("int4", {"."}), 72.4 - 0.9, 0.1);
+  EXPECT_NEAR(gigabytes("hybrid", {"."}), 73.0, 0.5);
+  EXPECT_NEAR(gigabytes("bf16", {"."}), 2 * (122.11 + 2.524), 0.1);
+  // The hybrid keeps the experts, and gives every other projection one byte a weight.
+  EXPECT_EQ(gigabytes("hybrid", experts), gigabytes("int4", experts));
+  EXPECT_NEAR(gigabytes("hybrid", {"language_model.layers.0.linear_attn.in_proj_qkv",
+                                   "language_model.layers.0.linear_attn.in_proj_z",
+                                   "language_model.layers.0.linear_attn.out_proj"}),
+              3'170'893'824 / 36e9, 1e-4);
+  EXPECT_NEAR(gigabytes("hybrid", {"language_model.layers.0.mlp.shared_expert."}), 452'984'832 / 48e9, 1e-5);
+  EXPECT_NEAR(gigabytes("hybrid", mixers) - gigabytes("hybrid", {"mtp.layers.0.self_attn."}), 4.15, 0.01);
+  EXPECT_NEAR(gigabytes("int4", mixers) - gigabytes("int4", {"mtp.layers.0.self_attn."}), 2.15, 0.02);
+}
+
 TEST(Synth, PiecesEqualTheWholeAndSeedsDiffer) {
   for (const Fill fill : {Fill::kUniform, Fill::kWords, Fill::kE4m3, Fill::kZeros8}) {
     const PlannedTensor tensor{"t", Dtype::kBF16, {512}, fill, 0.5f, 1.0f};

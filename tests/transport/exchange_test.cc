@@ -462,40 +462,96 @@ TEST_F(ByHand, PartsWithoutRoutesSendNothing) {
   EXPECT_EQ(exchange_->bytes(), 0);
 }
 
+// One worker behind a simulated wire, on the real clock: a server's thread there, the wire's own thread here.
+class Far {
+ public:
+  explicit Far(SimulationOptions options, Duration timeout = kLong) {
+    auto [head, worker] = LoopbackPair();
+    server_ = std::thread([link = std::move(worker)] {
+      KnownFunction handler;
+      (void)ServeExchange(*link, handler,
+                          {.epoch = Epoch(1), .head = 0, .yield = true, .stop = {}, .progress = {}});
+    });
+    options.rtt = std::chrono::microseconds(300);
+    options.bandwidth = 1e9;
+    options.seed = 5;
+    exchange_ = MakeExchange({.timeout = timeout, .yield = true, .on_wait = {}});
+    exchange_->SetPeers(Epoch(1), {{.rank = RankId(1),
+                                    .name = "far",
+                                    .link = WrapSimulated(std::move(head), options, Clock::Real()),
+                                    .lost = {}}});
+  }
+  ~Far() {
+    exchange_.reset();
+    server_.join();
+  }
+  // Requests and answers alternate on the wire: step s is messages 2 s and 2 s + 1.
+  absl::Status Step(int step) {
+    got_ = Sums();
+    if (absl::Status sent =
+            exchange_->SendExperts(StepId(static_cast<uint64_t>(step)), LayerId(1), 0, rows_.block(), parts_);
+        !sent.ok()) {
+      return sent;
+    }
+    return exchange_->ReceiveExperts(StepId(static_cast<uint64_t>(step)), LayerId(1), 0, got_.into());
+  }
+  void ExpectRight(const absl::Status& status) {
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_TRUE(got_ == Expected(LayerId(1), rows_.block(), parts_));
+  }
+  // A step that failed added nothing.
+  void ExpectNothing() { EXPECT_TRUE(got_ == Sums()); }
+
+ private:
+  const Rows rows_{RowFormat::kInt16Group128, 7, 1};
+  const std::vector<Part> parts_ = PartsFor(1, 7, 0);
+  Sums got_;
+  std::unique_ptr<Exchange> exchange_;
+  std::thread server_;
+};
+
 TEST(SimulatedExchangeTest, DamageOnTheWireIsRefusedByNameAndTheSumsStayRight) {
-  auto [head, worker] = LoopbackPair();
-  std::thread server([link = std::move(worker)] {
-    KnownFunction handler;
-    (void)ServeExchange(*link, handler,
-                        {.epoch = Epoch(1), .head = 0, .yield = true, .stop = {}, .progress = {}});
-  });
-  auto exchange = MakeExchange({.yield = true, .on_wait = {}});
-  // Requests and answers alternate on the wire: message 3 is the second answer.
-  exchange->SetPeers(
-      Epoch(1),
-      {{.rank = RankId(1),
-        .name = "far",
-        .link = WrapSimulated(
-            std::move(head),
-            {.rtt = std::chrono::microseconds(300), .bandwidth = 1e9, .seed = 5, .corrupt_message_index = 3},
-            Clock::Real()),
-        .lost = {}}});
-  const Rows rows(RowFormat::kInt16Group128, 7, 1);
-  const std::vector<Part> parts = PartsFor(1, 7, 0);
-  for (int step = 0; step < 4; ++step) {
-    ASSERT_TRUE(exchange->SendExperts(StepId(step), LayerId(1), 0, rows.block(), parts).ok());
-    Sums got;
-    const absl::Status received = exchange->ReceiveExperts(StepId(step), LayerId(1), 0, got.into());
-    if (step == 1) {
-      EXPECT_THAT(Text(received), AllOf(HasSubstr("NET-004"), HasSubstr("worker far (rank 1)"))) << received;
-      EXPECT_TRUE(got == Sums());
-    } else {
-      ASSERT_TRUE(received.ok()) << received;
-      EXPECT_TRUE(got == Expected(LayerId(1), rows.block(), parts));
+  for (const int64_t message : {2, 3}) {  // the second request, the second answer
+    SCOPED_TRACE(message);
+    Far far({.corrupt_message_index = message});
+    for (int step = 0; step < 4; ++step) {
+      const absl::Status done = far.Step(step);
+      if (step != 1) {
+        far.ExpectRight(done);
+        continue;
+      }
+      EXPECT_THAT(Text(done), AllOf(HasSubstr("NET-004"), HasSubstr("worker far (rank 1)"))) << done;
+      far.ExpectNothing();
     }
   }
-  exchange.reset();
-  server.join();
+}
+
+TEST(SimulatedExchangeTest, WhatTheWireLosesIsAwaitedUntilTheDeadlineAndNoLonger) {
+  for (const int64_t message : {2, 3}) {
+    SCOPED_TRACE(message);
+    Far far({.drop_after_messages = message}, std::chrono::milliseconds(50));
+    far.ExpectRight(far.Step(0));
+    for (int step = 1; step < 3; ++step) {  // a cable that is cut stays cut
+      const absl::Status late = far.Step(step);
+      EXPECT_TRUE(absl::IsDeadlineExceeded(late)) << late;
+      EXPECT_THAT(Text(late), AllOf(HasSubstr("NET-005"), HasSubstr("worker far (rank 1)")));
+      far.ExpectNothing();
+    }
+  }
+}
+
+TEST(SimulatedExchangeTest, TheDeathOfTheWireFailsTheStepByName) {
+  for (const int64_t message : {2, 3}) {
+    SCOPED_TRACE(message);
+    Far far({.die_after_messages = message});
+    far.ExpectRight(far.Step(0));
+    for (int step = 1; step < 3; ++step) {
+      const absl::Status dead = far.Step(step);
+      EXPECT_TRUE(absl::IsUnavailable(dead)) << dead;
+      EXPECT_THAT(Text(dead), AllOf(HasSubstr("NET-001"), HasSubstr("worker far (rank 1)")));
+      far.ExpectNothing();
+    }
+  }
 }
 
 class Impatient : public ByHand {

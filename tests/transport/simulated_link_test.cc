@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <thread>
 
 #include "base/error.h"
@@ -242,6 +243,130 @@ TEST(SimulatedLinkTest, OnTheRealClockAbortAndWakeEndAWait) {
   head->Wait(Clock::Real().Now() + std::chrono::hours(1));
   aborter.join();
   EXPECT_EQ(head->TryReceive().status(), why);
+}
+
+// Both ends over a real link, the head's behind the wire, on the real clock: a thread of the wire's own moves
+// what is due.
+struct RealWire {
+  RealWire(const char* kind, const SimulationOptions& options) {
+    const auto listener = ListenLink(kind, "127.0.0.1", 0);
+    EXPECT_TRUE(listener.ok()) << listener.status();
+    const TimePoint patience = Clock::Real().Now() + std::chrono::minutes(1);
+    auto connected = ConnectLink(kind, (*listener)->address(), patience);
+    EXPECT_TRUE(connected.ok()) << connected.status();
+    auto accepted = (*listener)->Accept(patience);
+    EXPECT_TRUE(accepted.ok()) << accepted.status();
+    worker = *std::move(connected);
+    head = WrapSimulated(*std::move(accepted), options, Clock::Real());
+  }
+  static absl::Status Send(Link& link, const std::string& text) {
+    const Bytes bytes = std::as_bytes(std::span(text));
+    return link.Send(std::span(&bytes, 1));
+  }
+  // Waits for the next message, or why there will be none.
+  static absl::StatusOr<std::string> Next(Link& link) {
+    for (;;) {
+      const absl::StatusOr<Bytes> message = link.TryReceive();
+      if (!message.ok()) return message.status();
+      if (!message->empty())
+        return std::string(reinterpret_cast<const char*>(message->data()), message->size());
+      link.Wait(Clock::Real().Now() + std::chrono::hours(1));
+    }
+  }
+  std::unique_ptr<Link> head;
+  std::unique_ptr<Link> worker;
+};
+
+class RealSimulatedLink : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, RealSimulatedLink, ::testing::Values("loopback", "tcp"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(RealSimulatedLink, AfterALossNothingArrivesAndTheRestIsWhole) {
+  RealWire w(GetParam(), {.rtt = microseconds(200), .drop_after_messages = 3});
+  for (const char* text : {"a", "b", "c", "lost", "lost too"}) ASSERT_TRUE(w.Send(*w.head, text).ok());
+  for (const char* text : {"a", "b", "c"}) EXPECT_EQ(*w.Next(*w.worker), text);
+  // The other direction goes over the same cut cable.
+  ASSERT_TRUE(w.Send(*w.worker, "lost as well").ok());
+  w.head.reset();
+  EXPECT_TRUE(absl::IsUnavailable(w.Next(*w.worker).status()));
+}
+
+TEST_P(RealSimulatedLink, DamageIsOneBitOfOneMessage) {
+  RealWire w(GetParam(), {.rtt = microseconds(200), .seed = 9, .corrupt_message_index = 1});
+  const std::string sent(1000, 'a');
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(w.Send(*w.head, sent).ok());
+  for (int i = 0; i < 3; ++i) {
+    const absl::StatusOr<std::string> got = w.Next(*w.worker);
+    ASSERT_TRUE(got.ok()) << got.status();
+    ASSERT_EQ(got->size(), sent.size());
+    int bits = 0;
+    for (size_t at = 0; at < sent.size(); ++at)
+      bits += std::popcount(static_cast<unsigned>(static_cast<unsigned char>((*got)[at] ^ sent[at])));
+    EXPECT_EQ(bits, i == 1 ? 1 : 0);
+  }
+}
+
+TEST_P(RealSimulatedLink, ItsDeathEndsAWaitAndEveryLaterCall) {
+  RealWire w(GetParam(), {.rtt = microseconds(200), .die_after_messages = 2});
+  ASSERT_TRUE(w.Send(*w.head, "one").ok());
+  EXPECT_EQ(*w.Next(*w.worker), "one");
+  ASSERT_TRUE(w.Send(*w.worker, "two").ok());
+  EXPECT_EQ(*w.Next(*w.head), "two");
+  // The third message enters from the other end, while the head sleeps.
+  ASSERT_TRUE(w.Send(*w.worker, "three").ok());
+  EXPECT_TRUE(absl::IsUnavailable(w.Next(*w.head).status()));
+  EXPECT_TRUE(absl::IsUnavailable(w.Send(*w.head, "four")));
+  w.head->Wait(Clock::Real().Now() + std::chrono::hours(1));
+}
+
+TEST_P(RealSimulatedLink, WhatIsOnTheWireArrivesBeforeTheDeathOfThePeer) {
+  RealWire w(GetParam(), {.rtt = milliseconds(20)});
+  for (const char* text : {"last", "words"}) ASSERT_TRUE(w.Send(*w.worker, text).ok());
+  // Both must have left before their sender goes: a link loses what it has queued.
+  ASSERT_TRUE(w.Send(*w.head, "go").ok());
+  EXPECT_EQ(*w.Next(*w.worker), "go");
+  w.worker.reset();
+  EXPECT_EQ(*w.Next(*w.head), "last");
+  EXPECT_EQ(*w.Next(*w.head), "words");
+  EXPECT_TRUE(absl::IsUnavailable(w.Next(*w.head).status()));
+}
+
+TEST_P(RealSimulatedLink, DestroyedWithMessagesInFlightItLosesThemAndEnds) {
+  RealWire w(GetParam(), {.rtt = std::chrono::hours(1), .bandwidth = 1e9});
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(w.Send(*w.head, std::string(5000, 'o')).ok());
+    ASSERT_TRUE(w.Send(*w.worker, std::string(5000, 'i')).ok());
+  }
+  EXPECT_EQ(Wire::Take(*w.head), "");
+  w.head.reset();  // does not wait for the hour
+  EXPECT_TRUE(absl::IsUnavailable(w.Next(*w.worker).status()));
+}
+
+TEST_P(RealSimulatedLink, DestroyedInTheMiddleOfTrafficTheOtherEndHasABeginningOfIt) {
+  for (int round = 0; round < 30; ++round) {
+    RealWire w(GetParam(), {.rtt = microseconds(100), .jitter = microseconds(50), .seed = 1});
+    int got = 0;
+    absl::Status why;
+    std::thread echo([&] {
+      for (;; ++got) {
+        const absl::StatusOr<std::string> text = RealWire::Next(*w.worker);
+        if (!text.ok()) {
+          why = text.status();
+          return;
+        }
+        EXPECT_EQ(*text, std::to_string(got));
+        (void)RealWire::Send(*w.worker, *text);  // the head may be gone by now
+      }
+    });
+    for (int i = 0; i < 40; ++i) ASSERT_TRUE(w.Send(*w.head, std::to_string(i)).ok());
+    // So many answers are taken; others are on the wire, in the link, or not made yet.
+    for (int i = 0; i < round; ++i) EXPECT_EQ(*w.Next(*w.head), std::to_string(i));
+    w.head.reset();
+    echo.join();
+    EXPECT_TRUE(absl::IsUnavailable(why)) << why;
+    EXPECT_GE(got, round);
+    EXPECT_LE(got, 40);
+  }
 }
 
 TEST(LinkProbeTest, MeasuresARoundTripOverARealWire) {

@@ -14,6 +14,7 @@
 #include "base/sha256.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/reference/reference.h"
+#include "tests/testing/drafted_run.h"
 #include "tests/testing/golden_case.h"
 #include "tests/testing/local_cluster.h"
 
@@ -519,6 +520,86 @@ TEST_P(LostWorkerTest, AReplicaTakesOverOnceTheLossIsKnown) {
   EXPECT_EQ(HashOf(cluster->trunk(), text_), want);
   cluster->Kill(RankId(2));
   ExpectLost(*cluster, "worker-2");
+}
+
+// Greedy decoding of one sequence behind a prompt that went in one step. A step that fails runs again, once
+// the loss of worker 1 is known.
+struct Decoded {
+  std::vector<TokenId> tokens;
+  std::vector<float> logprobs;
+  int failed = 0;
+};
+Decoded DecodeOn(LocalCluster& cluster, const std::vector<TokenId>& prompt, size_t count, int32_t depth) {
+  Decoded out;
+  SequenceRows rows{.sequence = SequenceId(3), .slot = 1, .pages = {2}, .tokens = prompt, .sampled_rows = 1};
+  rows.prompt_tokens = static_cast<int64_t>(prompt.size());
+  rows.sampling = {.temperature = 0, .frequency_penalty = 0.1f};
+  rows.logprobs = true;
+  for (uint64_t step = 1; out.tokens.size() < count; ++step) {
+    const StepPlan plan{.step = StepId(step), .sequences = {rows}};
+    absl::StatusOr<StepResult> result = cluster.trunk().Run(plan);
+    if (!result.ok()) {
+      EXPECT_TRUE(absl::IsUnavailable(result.status())) << result.status();
+      if (rows.first_position == 0 || out.failed++ > 0) break;
+      cluster.Forget(RankId(1));
+      result = cluster.trunk().Run(plan);
+    }
+    EXPECT_TRUE(result.ok()) << result.status();
+    if (!result.ok()) break;
+    for (const RowResult& row : result->sequences[0].rows) {
+      out.tokens.push_back(row.token);
+      out.logprobs.push_back(row.logprob);
+    }
+    rows.first_position = static_cast<int64_t>(prompt.size() + out.tokens.size()) - 1;
+    rows.tokens = {out.tokens.back()};
+    rows.drafter = depth > 0 ? DraftSource::kSuffix : DraftSource::kNone;
+    rows.draft_depth = depth;
+  }
+  return out;
+}
+
+// The link dies at every message of some steps, so in every layer; the text and its log-probabilities are a
+// twin's that never failed. Steps cross borders of recurrent state on the way.
+TEST(FailedStep, TakesItsRowsBackAndMayRunAgain) {
+  const Model model = OpenCase("int4-wide-experts");
+  const std::vector<TokenId> prompt = Repeated(model, 27);
+  constexpr size_t kCount = 45;
+  LocalClusterOptions options;
+  const Decoded twin = DecodeOn(*StartCluster(model, options), prompt, kCount, 0);
+  ASSERT_GE(twin.tokens.size(), kCount);
+  options.ranks = 2;
+  options.placement = RulesFile("either", R"([{"experts":[0,3],"holders":[1,0]}])");
+  int failed = 0;
+  for (const int32_t depth : {0, 4}) {
+    for (int64_t message = 8; message < 90; message += message < 40 ? 2 : 7) {
+      SCOPED_TRACE(::testing::Message() << "depth " << depth << ", message " << message);
+      options.simulate = SimulationOptions{.die_after_messages = message};
+      const auto cluster = StartCluster(model, options);
+      // Right now and then, and never for the whole window.
+      cluster->trunk().SetDrafter(
+          DraftSource::kSuffix, std::make_unique<testing::ScriptedDrafter>([&](const DraftRequest& r) {
+            std::vector<TokenId> guess;
+            for (int32_t k = 0; k < r.depth; ++k) {
+              const size_t at = static_cast<size_t>(r.position) + 1 - prompt.size() + static_cast<size_t>(k);
+              const bool right = at < twin.tokens.size() && k < r.position % 4;
+              guess.push_back(right ? twin.tokens[at] : 1);
+            }
+            return guess;
+          }));
+      Decoded got = DecodeOn(*cluster, prompt, kCount, depth);
+      failed += got.failed;
+      ASSERT_LE(got.failed, 1);
+      if (got.tokens.size() < kCount) {
+        EXPECT_TRUE(got.tokens.empty()) << "only a prompt may be lost";
+        continue;
+      }
+      got.tokens.resize(kCount);
+      got.logprobs.resize(kCount);
+      EXPECT_TRUE(std::equal(got.tokens.begin(), got.tokens.end(), twin.tokens.begin()));
+      EXPECT_TRUE(std::equal(got.logprobs.begin(), got.logprobs.end(), twin.logprobs.begin()));
+    }
+  }
+  EXPECT_GT(failed, 30);
 }
 
 INSTANTIATE_TEST_SUITE_P(Links, LostWorkerTest, ::testing::Values("loopback", "tcp"),
