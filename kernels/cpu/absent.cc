@@ -9,6 +9,7 @@ absl::StatusOr<const KernelTable*> Select(std::string_view) {
                "the cpu backend has vector code for x86 only; use --backend reference on this machine");
 }
 std::vector<const KernelTable*> Available() { return {}; }
+ExpertsWithoutContractFunction ExpertsWithoutContract(const KernelTable&) { return nullptr; }
 std::string_view CpuClass() { return "not x86"; }
 
 }  // namespace paceline::kernels::cpu

@@ -95,89 +95,152 @@ PACELINE_INLINE F ScalesAt(const Matrix& m, int64_t index) {
   }
 }
 
-// Terms [begin, end) of 16 outputs for R rows. The prepared rows start at the first octet and activation
-// group of the first term.
-template <bool int4, int R>
-PACELINE_INLINE void IntegerTile(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
-                                 const PreparedRow* rows, F* totals) {
-  // With few rows the dot products would wait for their own latency: each half of an octet gets a chain. INT8
-  // reads twice the bytes per product and waits for them anyway.
-  constexpr bool kTwoChains = int4 && R <= 2;
-  const uint8_t* data = m.data + panel * m.panel_bytes;
-  const int64_t scale_bytes = m.scale_format == ScaleFormat::kF32 ? 4 : 2;
-  const uint8_t* scales = static_cast<const uint8_t*>(m.scales) + panel * m.groups * kLanes * scale_bytes;
-  const int32_t base = m.terms[begin].first_octet, base_group = m.terms[begin].activation_group;
-  for (int r = 0; r < R; ++r) totals[r] = Zero();
-  for (int32_t t = begin; t < end; ++t) {
-    const Term term = m.terms[t];
-    Dot dots[R], more[R];
-    for (int r = 0; r < R; ++r) dots[r] = more[r] = {ZeroI(), ZeroI()};
-    // At least 4 terms ahead.
-    Prefetch(scales + term.group * kLanes * scale_bytes + 512);
-    const uint8_t* line = data + term.first_octet * int64_t{int4 ? 64 : 128};
-    const int64_t first = term.first_octet - base;
-    for (int64_t o = first; o < first + term.octets; ++o) {
-      Prefetch(line + kAhead);
-      if (!int4) Prefetch(line + kAhead + 64);
-      const I raw = LoadI(line);
-      const Operand low = int4 ? Low4(raw) : Whole8(raw);
-      const Operand high = int4 ? High4(raw) : Whole8(LoadI(line + (int4 ? 0 : 64)));
-      line += int4 ? 64 : 128;
-      for (int r = 0; r < R; ++r) {
-        Accumulate(dots[r], low, rows[r].codes + 4 * o);
-        Accumulate(kTwoChains ? more[r] : dots[r], high, rows[r].codes + 4 * o + 2);
-      }
-    }
-    const int64_t at = (panel * m.groups + term.group) * kLanes;
-    const I zero = m.zeros != nullptr ? LoadU8(m.zeros + at) : SetI(m.zero);
-    const F scale = ScalesAt(m, at);
+// P panels from `panel` on; `next` is where the weights stand that are read after them, of as many panels at
+// the same distances.
+struct Panels {
+  int64_t panel;
+  const uint8_t* next;
+};
+
+// One term of 16 outputs of P panels for R rows, into `exact` [P * R]: the integer sums. The prepared rows
+// start at octet `base` of the matrix.
+template <bool int4, int R, int P>
+PACELINE_INLINE void SumTerm(const Matrix& m, const Panels& at, const Term& term, int64_t base,
+                             const PreparedRow* rows, I* exact) {
+  constexpr int64_t kOctetBytes = int4 ? 64 : 128;
+  // With few rows the dot products would wait for their own latency: each half of an octet gets a chain.
+  constexpr bool kTwoChains = R * P <= 3;
+  Dot dots[P * R], more[P * R];
+  const int64_t first = term.first_octet - base;
+  const uint8_t* lines[P];
+  const uint8_t* ahead[P];
+  const int64_t offset = term.first_octet * kOctetBytes, beyond = offset + kAhead - m.panel_bytes;
+  for (int p = 0; p < P; ++p) {
+    lines[p] = m.data + (at.panel + p) * m.panel_bytes + offset;
+    ahead[p] = beyond < 0 ? lines[p] + kAhead : at.next + p * m.panel_bytes + beyond;
     for (int r = 0; r < R; ++r) {
-      const int32_t sum = static_cast<int32_t>(static_cast<uint32_t>(rows[r].prefix[first + term.octets]) -
-                                               static_cast<uint32_t>(rows[r].prefix[first]));
-      I exact = Finish(dots[r]);
-      if (kTwoChains) exact = AddI(exact, Finish(more[r]));
-      exact = SubI(exact, MulI(zero, SetI(sum)));
+      // The zero point leaves with the start: w - z over the codes is w over the codes, less z times their sum.
+      const uint32_t sum = static_cast<uint32_t>(rows[r].prefix[first + term.octets]) -
+                           static_cast<uint32_t>(rows[r].prefix[first]);
+      const I start =
+          m.zeros == nullptr
+              ? SetI(static_cast<int32_t>(0u - sum * static_cast<uint32_t>(m.zero)))
+              : MulI(LoadU8(m.zeros + ((at.panel + p) * m.groups + term.group) * kLanes),
+                     SetI(static_cast<int32_t>(0u - sum)));
+      dots[p * R + r] = StartDot(start);
+      more[p * R + r] = StartDot(ZeroI());
+    }
+  }
+  for (int64_t o = 0; o < term.octets; ++o) {
+    Operand low[P], high[P];
+    for (int p = 0; p < P; ++p) {
+      const uint8_t* line = lines[p] + o * kOctetBytes;
+      Prefetch(ahead[p] + o * kOctetBytes);
+      if (!int4) Prefetch(ahead[p] + o * kOctetBytes + 64);
+      const I raw = LoadI(line);
+      low[p] = int4 ? Low4(raw) : Whole8(raw);
+      high[p] = int4 ? High4(raw) : Whole8(LoadI(line + 64));
+    }
+    for (int r = 0; r < R; ++r) {
+      const int32_t* codes = rows[r].codes + 4 * (first + o);
+      Dot* second = kTwoChains ? more : dots;
+      if (P == 1) {
+        AccumulateAt(dots[r], low[0], codes);
+        AccumulateAt(second[r], high[0], codes + 2);
+        continue;
+      }
+      const Codes low_codes = LoadCodes(codes);
+      for (int p = 0; p < P; ++p) Accumulate(dots[p * R + r], low[p], low_codes);
+      const Codes high_codes = LoadCodes(codes + 2);
+      for (int p = 0; p < P; ++p) Accumulate(second[p * R + r], high[p], high_codes);
+    }
+  }
+  for (int i = 0; i < P * R; ++i) exact[i] = Finish(kTwoChains ? JoinDots(dots[i], more[i]) : dots[i]);
+}
+
+// SumTerm, scaled and added to totals [P * R]. `base_group`: the activation group that the rows start with.
+template <bool int4, int R, int P>
+PACELINE_INLINE void AddTerm(const Matrix& m, const Panels& at, const Term& term, int64_t base,
+                             int64_t base_group, const PreparedRow* rows, F* totals) {
+  I exact[P * R];
+  SumTerm<int4, R, P>(m, at, term, base, rows, exact);
+  for (int p = 0; p < P; ++p) {
+    const int64_t scale_at = ((at.panel + p) * m.groups + term.group) * kLanes;
+    const F scale = ScalesAt(m, scale_at);
+    // The same term of the panels that come next.
+    Prefetch(static_cast<const uint8_t*>(m.scales) +
+             (scale_at + P * m.groups * kLanes) * (m.scale_format == ScaleFormat::kF32 ? 4 : 2));
+    for (int r = 0; r < R; ++r) {
       const F product = Mul(scale, Set1(rows[r].scales[term.activation_group - base_group]));
-      totals[r] = Fma(ToFloat(exact), product, totals[r]);
+      totals[p * R + r] = Fma(ToFloat(exact[p * R + r]), product, totals[p * R + r]);
     }
   }
 }
 
-template <bool int4, int R, class Use>
-PACELINE_INLINE void IntegerTileRows(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
-                                     const PreparedRow* rows, int64_t row, const Use& use) {
-  F totals[R];
-  IntegerTile<int4, R>(m, panel, begin, end, rows + row, totals);
-  for (int r = 0; r < R; ++r) use(row + r, totals[r]);
+// All inputs of P panels for R rows: totals [P][R] vectors of 16 outputs.
+template <bool int4, int R, int P>
+__attribute__((noinline)) void IntegerTile(const Matrix& m, const Panels& at, const PreparedRow* rows,
+                                           float* totals) {
+  F sums[P * R];
+  for (int i = 0; i < P * R; ++i) sums[i] = Zero();
+  const int32_t end = m.first_term[ActivationGroups(m.inputs)];
+  for (int32_t t = 0; t < end; ++t) AddTerm<int4, R, P>(m, at, m.terms[t], 0, 0, rows, sums);
+  for (int i = 0; i < P * R; ++i) Store(totals + i * kLanes, sums[i]);
 }
-// Calls `use(row, total)` with 16 outputs of every row.
-template <bool int4, class Use>
-PACELINE_INLINE void IntegerRows(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
-                                 const PreparedRow* rows, int64_t count, const Use& use) {
-  int64_t row = 0;
-  for (; row + kCodeRows <= count; row += kCodeRows)
-    IntegerTileRows<int4, kCodeRows>(m, panel, begin, end, rows, row, use);
-  if (kCodeRows > 4 && row + 4 <= count) {
-    IntegerTileRows<int4, 4>(m, panel, begin, end, rows, row, use);
-    row += 4;
-  }
-  switch (count - row) {
-    case 3:
-      return IntegerTileRows<int4, 3>(m, panel, begin, end, rows, row, use);
-    case 2:
-      return IntegerTileRows<int4, 2>(m, panel, begin, end, rows, row, use);
+
+// Rows go in tiles of nearly the same size: a small last one would cost almost as much as a large one.
+PACELINE_INLINE int64_t TileRows(int64_t left) { return Parts(left, Parts(left, kCodeRows)); }
+
+template <bool int4, int P>
+PACELINE_INLINE void IntegerTileOf(int64_t rows, const Matrix& m, const Panels& at, const PreparedRow* of,
+                                   float* totals) {
+  switch (rows) {
     case 1:
-      return IntegerTileRows<int4, 1>(m, panel, begin, end, rows, row, use);
+      return IntegerTile<int4, 1, P>(m, at, of, totals);
+    case 2:
+      return IntegerTile<int4, 2, P>(m, at, of, totals);
+    case 3:
+      return IntegerTile<int4, 3, P>(m, at, of, totals);
+    case 4:
+      return IntegerTile<int4, 4, P>(m, at, of, totals);
+    case 5:
+      return IntegerTile<int4, kCodeRows < 5 ? 1 : 5, P>(m, at, of, totals);
     default:
-      return;
+      return IntegerTile<int4, kCodeRows < 6 ? 1 : 6, P>(m, at, of, totals);
+  }
+}
+
+// Panels [first, end) for `count` rows of whole-width codes; calls `use(row, panel, total)` with 16 outputs of
+// every row. `next`: the weights that are read afterwards.
+template <bool int4, class Use>
+PACELINE_INLINE void IntegerPanelsOf(const Matrix& m, int64_t first, int64_t end, const uint8_t* next,
+                                     const PreparedRow* rows, int64_t count, const Use& use) {
+  alignas(64) float totals[kCodePanels * kCodeRows * kLanes];
+  const bool pairs = kCodePanels == 2 && count >= kPairRows;
+  for (int64_t panel = first; panel < end;) {
+    const int64_t wide = pairs && panel + 2 <= end ? 2 : 1;
+    const uint8_t* then = panel + wide < end ? m.data + (panel + wide) * m.panel_bytes : next;
+    for (int64_t row = 0; row < count;) {
+      const int64_t tile = TileRows(count - row);
+      if (wide == 1) {
+        IntegerTileOf<int4, 1>(tile, m, {panel, then}, rows + row, totals);
+      } else {
+        IntegerTileOf<int4, kCodePanels>(tile, m, {panel, then}, rows + row, totals);
+      }
+      for (int64_t p = 0; p < wide; ++p) {
+        for (int64_t r = 0; r < tile; ++r) use(row + r, panel + p, Load(totals + (p * tile + r) * kLanes));
+      }
+      row += tile;
+    }
+    panel += wide;
   }
 }
 template <class Use>
-PACELINE_INLINE void IntegerPanel(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
-                                  const PreparedRow* rows, int64_t count, const Use& use) {
+PACELINE_INLINE void IntegerPanels(const Matrix& m, int64_t first, int64_t end, const uint8_t* next,
+                                   const PreparedRow* rows, int64_t count, const Use& use) {
   if (m.format == WeightFormat::kInt4) {
-    IntegerRows<true>(m, panel, begin, end, rows, count, use);
+    IntegerPanelsOf<true>(m, first, end, next, rows, count, use);
   } else {
-    IntegerRows<false>(m, panel, begin, end, rows, count, use);
+    IntegerPanelsOf<false>(m, first, end, next, rows, count, use);
   }
 }
