@@ -127,11 +127,11 @@ __attribute__((noinline)) void LeafTile(const Matrix& m, const Panels& at, int64
                                         const int32_t* rows, const LeafSums& to) {
   Fixed fixed[P * R];
   uint32_t good[P * R];
-  F leaves[P * R];
+  alignas(64) float leaves[P * R * kLanes];
   for (int i = 0; i < P * R; ++i) {
     fixed[i] = ZeroFixed();
     good[i] = 0xFFFF;
-    leaves[i] = Zero();
+    Store(leaves + i * kLanes, Zero());
   }
   for (int64_t g = 0; g < groups; ++g) {
     const int32_t begin = m.first_term[first_group + g], end = m.first_term[first_group + g + 1];
@@ -139,8 +139,8 @@ __attribute__((noinline)) void LeafTile(const Matrix& m, const Panels& at, int64
     for (int32_t t = begin; t < end; ++t)
       AddTerm<int4, R, P>(m, at, m.terms[t], base, first_group + g, codes + g * stride, leaves);
     for (int i = 0; exact && i < P * R; ++i) {
-      good[i] &= AddLeaves(leaves[i], fixed[i]);
-      leaves[i] = Zero();
+      good[i] &= AddLeaves(Load(leaves + i * kLanes), fixed[i]);
+      Store(leaves + i * kLanes, Zero());
     }
   }
   for (int p = 0; p < P; ++p) {
@@ -151,7 +151,7 @@ __attribute__((noinline)) void LeafTile(const Matrix& m, const Panels& at, int64
         FlagError(good[p * R + r], left, to.row_errors + rows[r]);
         AddSums(fixed[p * R + r], left, to.sums + place);
       } else {
-        StoreUpTo(to.loose + place, Add(LoadUpTo(to.loose + place, left), leaves[p * R + r]), left);
+        StoreUpTo(to.loose + place, Add(LoadUpTo(to.loose + place, left), Load(leaves + (p * R + r) * kLanes)), left);
       }
     }
   }

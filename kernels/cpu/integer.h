@@ -102,77 +102,115 @@ struct Panels {
   const uint8_t* next;
 };
 
+// One octet of P panels for R rows: its first four inputs into `low`, the others into `high`, [P * R] each.
+// `codes` is what every row's codes have to be moved by.
+template <bool int4, int R, int P>
+PACELINE_INLINE void AddOctet(const uint8_t* const* lines, const uint8_t* const* ahead, int64_t offset,
+                              const int32_t* const* rows, int64_t codes, Dot* low, Dot* high) {
+  Operand first[P], second[P];
+  PACELINE_UNROLL
+  for (int p = 0; p < P; ++p) {
+    const uint8_t* line = lines[p] + offset;
+    Prefetch(ahead[p] + offset);
+    if (!int4) Prefetch(ahead[p] + offset + 64);
+    const I raw = Once(LoadI(line));
+    first[p] = int4 ? Low4(raw) : Whole8(raw);
+    second[p] = int4 ? High4(raw) : Whole8(LoadI(line + 64));
+  }
+  PACELINE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const int32_t* own = rows[r] + codes;
+    if (P == 1) {
+      AccumulateAt(low[r], first[0], own);
+      AccumulateAt(high[r], second[0], own + 2);
+      continue;
+    }
+    const Codes one = LoadCodes(own);
+    PACELINE_UNROLL
+    for (int p = 0; p < P; ++p) Accumulate(low[p * R + r], first[p], one);
+    const Codes two = LoadCodes(own + 2);
+    PACELINE_UNROLL
+    for (int p = 0; p < P; ++p) Accumulate(high[p * R + r], second[p], two);
+  }
+}
+
 // One term of 16 outputs of P panels for R rows, into `exact` [P * R]: the integer sums. The prepared rows
 // start at octet `base` of the matrix.
 template <bool int4, int R, int P>
 PACELINE_INLINE void SumTerm(const Matrix& m, const Panels& at, const Term& term, int64_t base,
                              const PreparedRow* rows, I* exact) {
   constexpr int64_t kOctetBytes = int4 ? 64 : 128;
-  // With few rows the dot products would wait for their own latency: each half of an octet gets a chain.
-  constexpr bool kTwoChains = R * P <= 3;
-  Dot dots[P * R], more[P * R];
+  // With few rows the dot products would wait for their own latency: each half of an octet, and with the
+  // fewest every second octet, gets sums of its own.
+  constexpr int kSets = R * P <= 2 ? 4 : R * P <= 4 ? 2 : 1;
+  Dot dots[kSets][P * R];
   const int64_t first = term.first_octet - base;
   const uint8_t* lines[P];
   const uint8_t* ahead[P];
+  const int32_t* codes[R];
   const int64_t offset = term.first_octet * kOctetBytes, beyond = offset + kAhead - m.panel_bytes;
+  I zeros[P];
+  PACELINE_UNROLL
   for (int p = 0; p < P; ++p) {
+    zeros[p] = m.zeros == nullptr ? SetI(m.zero)
+                                  : LoadU8(m.zeros + ((at.panel + p) * m.groups + term.group) * kLanes);
     lines[p] = m.data + (at.panel + p) * m.panel_bytes + offset;
     ahead[p] = beyond < 0 ? lines[p] + kAhead : at.next + p * m.panel_bytes + beyond;
-    for (int r = 0; r < R; ++r) {
-      // The zero point leaves with the start: w - z over the codes is w over the codes, less z times their sum.
-      const uint32_t sum = static_cast<uint32_t>(rows[r].prefix[first + term.octets]) -
-                           static_cast<uint32_t>(rows[r].prefix[first]);
-      const I start =
-          m.zeros == nullptr
-              ? SetI(static_cast<int32_t>(0u - sum * static_cast<uint32_t>(m.zero)))
-              : MulI(LoadU8(m.zeros + ((at.panel + p) * m.groups + term.group) * kLanes),
-                     SetI(static_cast<int32_t>(0u - sum)));
-      dots[p * R + r] = StartDot(start);
-      more[p * R + r] = StartDot(ZeroI());
-    }
   }
-  for (int64_t o = 0; o < term.octets; ++o) {
-    Operand low[P], high[P];
+  PACELINE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    codes[r] = rows[r].codes + 4 * first;
+    // The zero point leaves with the start: w - z over the codes is w over the codes, less z times their sum.
+    const I minus_sum = SubI(SetI(rows[r].prefix[first]), SetI(rows[r].prefix[first + term.octets]));
+    PACELINE_UNROLL
     for (int p = 0; p < P; ++p) {
-      const uint8_t* line = lines[p] + o * kOctetBytes;
-      Prefetch(ahead[p] + o * kOctetBytes);
-      if (!int4) Prefetch(ahead[p] + o * kOctetBytes + 64);
-      const I raw = LoadI(line);
-      low[p] = int4 ? Low4(raw) : Whole8(raw);
-      high[p] = int4 ? High4(raw) : Whole8(LoadI(line + 64));
-    }
-    for (int r = 0; r < R; ++r) {
-      const int32_t* codes = rows[r].codes + 4 * (first + o);
-      Dot* second = kTwoChains ? more : dots;
-      if (P == 1) {
-        AccumulateAt(dots[r], low[0], codes);
-        AccumulateAt(second[r], high[0], codes + 2);
-        continue;
-      }
-      const Codes low_codes = LoadCodes(codes);
-      for (int p = 0; p < P; ++p) Accumulate(dots[p * R + r], low[p], low_codes);
-      const Codes high_codes = LoadCodes(codes + 2);
-      for (int p = 0; p < P; ++p) Accumulate(second[p * R + r], high[p], high_codes);
+      dots[0][p * R + r] = StartDot(MulI(zeros[p], minus_sum));
+      PACELINE_UNROLL
+      for (int set = 1; set < kSets; ++set) dots[set][p * R + r] = StartDot(ZeroI());
     }
   }
-  for (int i = 0; i < P * R; ++i) exact[i] = Finish(kTwoChains ? JoinDots(dots[i], more[i]) : dots[i]);
+  int64_t o = 0;
+  if (kSets == 4) {
+    for (; o + 2 <= term.octets; o += 2) {
+      AddOctet<int4, R, P>(lines, ahead, o * kOctetBytes, codes, 4 * o, dots[0], dots[1]);
+      AddOctet<int4, R, P>(lines, ahead, (o + 1) * kOctetBytes, codes, 4 * o + 4, dots[kSets - 2],
+                           dots[kSets - 1]);
+    }
+  }
+  for (; o < term.octets; ++o)
+    AddOctet<int4, R, P>(lines, ahead, o * kOctetBytes, codes, 4 * o, dots[0], dots[kSets > 1 ? 1 : 0]);
+  PACELINE_UNROLL
+  for (int i = 0; i < P * R; ++i) {
+    Dot dot = dots[0][i];
+    PACELINE_UNROLL
+    for (int set = 1; set < kSets; ++set) dot = JoinDots(dot, dots[set][i]);
+    exact[i] = Finish(dot);
+  }
 }
 
-// SumTerm, scaled and added to totals [P * R]. `base_group`: the activation group that the rows start with.
+// SumTerm, scaled and added to totals [P][R] vectors, which are memory: the sums of a term need the registers.
+// `base_group`: the activation group that the rows start with.
 template <bool int4, int R, int P>
-PACELINE_INLINE void AddTerm(const Matrix& m, const Panels& at, const Term& term, int64_t base,
-                             int64_t base_group, const PreparedRow* rows, F* totals) {
+PACELINE_INLINE void AddTerm(const Matrix& matrix, const Panels& at, const Term& term, int64_t base,
+                             int64_t base_group, const PreparedRow* rows, float* totals) {
   I exact[P * R];
-  SumTerm<int4, R, P>(m, at, term, base, rows, exact);
+  SumTerm<int4, R, P>(matrix, at, term, base, rows, exact);
+  rows = Afresh(rows);
+  totals = Afresh(totals);
+  const Matrix& m = *Afresh(&matrix);
+  const int64_t row_group = term.activation_group - base_group;
+  PACELINE_UNROLL
   for (int p = 0; p < P; ++p) {
     const int64_t scale_at = ((at.panel + p) * m.groups + term.group) * kLanes;
     const F scale = ScalesAt(m, scale_at);
     // The same term of the panels that come next.
     Prefetch(static_cast<const uint8_t*>(m.scales) +
              (scale_at + P * m.groups * kLanes) * (m.scale_format == ScaleFormat::kF32 ? 4 : 2));
+    PACELINE_UNROLL
     for (int r = 0; r < R; ++r) {
-      const F product = Mul(scale, Set1(rows[r].scales[term.activation_group - base_group]));
-      totals[p * R + r] = Fma(ToFloat(exact[p * R + r]), product, totals[p * R + r]);
+      const F product = Mul(scale, Set1(rows[r].scales[row_group]));
+      float* total = totals + (p * R + r) * kLanes;
+      Store(total, Fma(ToFloat(exact[p * R + r]), product, Load(total)));
     }
   }
 }
@@ -181,11 +219,9 @@ PACELINE_INLINE void AddTerm(const Matrix& m, const Panels& at, const Term& term
 template <bool int4, int R, int P>
 __attribute__((noinline)) void IntegerTile(const Matrix& m, const Panels& at, const PreparedRow* rows,
                                            float* totals) {
-  F sums[P * R];
-  for (int i = 0; i < P * R; ++i) sums[i] = Zero();
+  for (int i = 0; i < P * R; ++i) Store(totals + i * kLanes, Zero());
   const int32_t end = m.first_term[ActivationGroups(m.inputs)];
-  for (int32_t t = 0; t < end; ++t) AddTerm<int4, R, P>(m, at, m.terms[t], 0, 0, rows, sums);
-  for (int i = 0; i < P * R; ++i) Store(totals + i * kLanes, sums[i]);
+  for (int32_t t = 0; t < end; ++t) AddTerm<int4, R, P>(m, at, m.terms[t], 0, 0, rows, totals);
 }
 
 // Rows go in tiles of nearly the same size: a small last one would cost almost as much as a large one.

@@ -155,6 +155,9 @@ PACELINE_INLINE void StoreLow16(void* p, I x) {
 // Nearest even; the values fit.
 PACELINE_INLINE I RoundToInt(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 
+// As it is: sixteen registers hold no more than the sums.
+PACELINE_INLINE I Once(I x) { return x; }
+
 // Operands of 16 outputs x 4 inputs, and their products with four prepared codes of one row, which stand in
 // every lane.
 struct Codes {

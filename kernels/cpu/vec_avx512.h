@@ -149,6 +149,12 @@ PACELINE_INLINE void StoreLow16(void* p, I x) {
 // Nearest even; the values fit.
 PACELINE_INLINE I RoundToInt(F x) { return _mm512_cvtps_epi32(x); }
 
+// x, read once into a register where instructions could read it from memory twice.
+PACELINE_INLINE I Once(I x) {
+  __asm__("" : "+v"(x));
+  return x;
+}
+
 // Operands of 16 outputs x 4 inputs, and their products with four prepared codes of one row, which stand in
 // every lane.
 struct Codes {
