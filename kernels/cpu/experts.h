@@ -185,14 +185,15 @@ PACELINE_INLINE void DownCodes(const TaskState& s, int64_t begin, int64_t end, c
   const Matrix& m = s.expert->down.view;
   const int64_t groups = ActivationGroups(s.columns), first_group = s.first_column / kActivationGroup;
   const int64_t panels = Parts(end, kLanes);
-  const bool pairs = kCodePanels == 2 && s.rows >= kPairRows;
+  const bool pairs = InPairs(int4, s.rows);
+  const int64_t tiles = Parts(s.rows, kCodeRows);
   for (int64_t panel = begin / kLanes; panel < panels;) {
     const int64_t wide = pairs && panel + 2 <= panels ? 2 : 1;
     const uint8_t* then = panel + wide < panels ? m.data + (panel + wide) * m.panel_bytes : next;
-    for (int64_t row = 0; row < s.rows;) {
+    for (int64_t row = 0, t = 0; row < s.rows; ++t) {
       const int64_t tile = TileRows(s.rows - row);
       const int32_t* rows = s.task->rows.data() + row;
-      const Panels at{panel, then};
+      const Panels at{panel, then, t, tiles};
       if (wide == 1) {
         LeafTileOf<exact, int4, 1>(tile, m, at, first_group, groups, s.codes + row, s.rows, rows, to);
       } else {

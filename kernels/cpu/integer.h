@@ -5,6 +5,8 @@
 // the core and the hardware's prefetchers ask for ahead of it.
 constexpr int64_t kAhead = 8192;
 PACELINE_INLINE void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+// Into the second cache: for what is wanted much later.
+PACELINE_INLINE void PrefetchFar(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 // Largest magnitude of a group; NaN when an element is not finite.
 PACELINE_INLINE float GroupMax(const float* x, int64_t count) {
@@ -96,23 +98,30 @@ PACELINE_INLINE F ScalesAt(const Matrix& m, int64_t index) {
 }
 
 // P panels from `panel` on; `next` is where the weights stand that are read after them, of as many panels at
-// the same distances.
+// the same distances. With one tile of rows, a tile asks for what it will read itself a little later. With more,
+// only the first reads from memory: each asks for its part of the next panels, so that memory never rests.
 struct Panels {
   int64_t panel;
   const uint8_t* next;
+  int64_t tile, tiles;  // of the rows
 };
 
 // One octet of P panels for R rows: its first four inputs into `low`, the others into `high`, [P * R] each.
 // `codes` is what every row's codes have to be moved by.
-template <bool int4, int R, int P>
+template <bool int4, int R, int P, bool far>
 PACELINE_INLINE void AddOctet(const uint8_t* const* lines, const uint8_t* const* ahead, int64_t offset,
-                              const int32_t* const* rows, int64_t codes, Dot* low, Dot* high) {
+                              int64_t ahead_offset, const int32_t* const* rows, int64_t codes, Dot* low,
+                              Dot* high) {
   Operand first[P], second[P];
   PACELINE_UNROLL
   for (int p = 0; p < P; ++p) {
     const uint8_t* line = lines[p] + offset;
-    Prefetch(ahead[p] + offset);
-    if (!int4) Prefetch(ahead[p] + offset + 64);
+    if (far) {
+      PrefetchFar(ahead[p] + ahead_offset);  // at most a line from the one before
+    } else {
+      Prefetch(ahead[p] + ahead_offset);
+      if (!int4) Prefetch(ahead[p] + ahead_offset + 64);
+    }
     const I raw = Once(LoadI(line));
     first[p] = int4 ? Low4(raw) : Whole8(raw);
     second[p] = int4 ? High4(raw) : Whole8(LoadI(line + 64));
@@ -136,7 +145,7 @@ PACELINE_INLINE void AddOctet(const uint8_t* const* lines, const uint8_t* const*
 
 // One term of 16 outputs of P panels for R rows, into `exact` [P * R]: the integer sums. The prepared rows
 // start at octet `base` of the matrix.
-template <bool int4, int R, int P>
+template <bool int4, int R, int P, bool far>
 PACELINE_INLINE void SumTerm(const Matrix& m, const Panels& at, const Term& term, int64_t base,
                              const PreparedRow* rows, I* exact) {
   constexpr int64_t kOctetBytes = int4 ? 64 : 128;
@@ -149,13 +158,15 @@ PACELINE_INLINE void SumTerm(const Matrix& m, const Panels& at, const Term& term
   const uint8_t* ahead[P];
   const int32_t* codes[R];
   const int64_t offset = term.first_octet * kOctetBytes, beyond = offset + kAhead - m.panel_bytes;
+  const int64_t step = far ? kOctetBytes / at.tiles : kOctetBytes;
+  const int64_t part = far ? (at.tile * m.panel_bytes + offset) / at.tiles : beyond;
   I zeros[P];
   PACELINE_UNROLL
   for (int p = 0; p < P; ++p) {
     zeros[p] = m.zeros == nullptr ? SetI(m.zero)
                                   : LoadU8(m.zeros + ((at.panel + p) * m.groups + term.group) * kLanes);
     lines[p] = m.data + (at.panel + p) * m.panel_bytes + offset;
-    ahead[p] = beyond < 0 ? lines[p] + kAhead : at.next + p * m.panel_bytes + beyond;
+    ahead[p] = !far && beyond < 0 ? lines[p] + kAhead : at.next + p * m.panel_bytes + part;
   }
   PACELINE_UNROLL
   for (int r = 0; r < R; ++r) {
@@ -172,13 +183,14 @@ PACELINE_INLINE void SumTerm(const Matrix& m, const Panels& at, const Term& term
   int64_t o = 0;
   if (kSets == 4) {
     for (; o + 2 <= term.octets; o += 2) {
-      AddOctet<int4, R, P>(lines, ahead, o * kOctetBytes, codes, 4 * o, dots[0], dots[1]);
-      AddOctet<int4, R, P>(lines, ahead, (o + 1) * kOctetBytes, codes, 4 * o + 4, dots[kSets - 2],
-                           dots[kSets - 1]);
+      AddOctet<int4, R, P, far>(lines, ahead, o * kOctetBytes, o * step, codes, 4 * o, dots[0], dots[1]);
+      AddOctet<int4, R, P, far>(lines, ahead, (o + 1) * kOctetBytes, (o + 1) * step, codes, 4 * o + 4,
+                                dots[kSets - 2], dots[kSets - 1]);
     }
   }
   for (; o < term.octets; ++o)
-    AddOctet<int4, R, P>(lines, ahead, o * kOctetBytes, codes, 4 * o, dots[0], dots[kSets > 1 ? 1 : 0]);
+    AddOctet<int4, R, P, far>(lines, ahead, o * kOctetBytes, o * step, codes, 4 * o, dots[0],
+                              dots[kSets > 1 ? 1 : 0]);
   PACELINE_UNROLL
   for (int i = 0; i < P * R; ++i) {
     Dot dot = dots[0][i];
@@ -188,13 +200,20 @@ PACELINE_INLINE void SumTerm(const Matrix& m, const Panels& at, const Term& term
   }
 }
 
+// Rows of a tile that is not the only one: nearly equal tiles of more than kCodeRows rows have half of that.
+constexpr int kFewestOfMany = kCodeRows / 2;
+
 // SumTerm, scaled and added to totals [P][R] vectors, which are memory: the sums of a term need the registers.
 // `base_group`: the activation group that the rows start with.
 template <bool int4, int R, int P>
 PACELINE_INLINE void AddTerm(const Matrix& matrix, const Panels& at, const Term& term, int64_t base,
                              int64_t base_group, const PreparedRow* rows, float* totals) {
   I exact[P * R];
-  SumTerm<int4, R, P>(matrix, at, term, base, rows, exact);
+  if (at.tiles == 1 || R < kFewestOfMany) {
+    SumTerm<int4, R, P, false>(matrix, at, term, base, rows, exact);
+  } else {
+    SumTerm<int4, R, P, true>(matrix, at, term, base, rows, exact);
+  }
   rows = Afresh(rows);
   totals = Afresh(totals);
   const Matrix& m = *Afresh(&matrix);
@@ -224,6 +243,11 @@ __attribute__((noinline)) void IntegerTile(const Matrix& m, const Panels& at, co
   for (int32_t t = 0; t < end; ++t) AddTerm<int4, R, P>(m, at, m.terms[t], 0, 0, rows, totals);
 }
 
+// Whether tiles are of two panels: codes loaded once serve both. INT8 is bound by memory as long as one tile
+// holds the rows, and one stream is then the better way to read.
+PACELINE_INLINE bool InPairs(bool int4, int64_t rows) {
+  return kCodePanels == 2 && rows >= (int4 ? kPairRows : kCodeRows + 1);
+}
 // Rows go in tiles of nearly the same size: a small last one would cost almost as much as a large one.
 PACELINE_INLINE int64_t TileRows(int64_t left) { return Parts(left, Parts(left, kCodeRows)); }
 
@@ -252,16 +276,18 @@ template <bool int4, class Use>
 PACELINE_INLINE void IntegerPanelsOf(const Matrix& m, int64_t first, int64_t end, const uint8_t* next,
                                      const PreparedRow* rows, int64_t count, const Use& use) {
   alignas(64) float totals[kCodePanels * kCodeRows * kLanes];
-  const bool pairs = kCodePanels == 2 && count >= kPairRows;
+  const bool pairs = InPairs(int4, count);
+  const int64_t tiles = Parts(count, kCodeRows);
   for (int64_t panel = first; panel < end;) {
     const int64_t wide = pairs && panel + 2 <= end ? 2 : 1;
     const uint8_t* then = panel + wide < end ? m.data + (panel + wide) * m.panel_bytes : next;
-    for (int64_t row = 0; row < count;) {
+    for (int64_t row = 0, t = 0; row < count; ++t) {
       const int64_t tile = TileRows(count - row);
+      const Panels at{panel, then, t, tiles};
       if (wide == 1) {
-        IntegerTileOf<int4, 1>(tile, m, {panel, then}, rows + row, totals);
+        IntegerTileOf<int4, 1>(tile, m, at, rows + row, totals);
       } else {
-        IntegerTileOf<int4, kCodePanels>(tile, m, {panel, then}, rows + row, totals);
+        IntegerTileOf<int4, kCodePanels>(tile, m, at, rows + row, totals);
       }
       for (int64_t p = 0; p < wide; ++p) {
         for (int64_t r = 0; r < tile; ++r) use(row + r, panel + p, Load(totals + (p * tile + r) * kLanes));

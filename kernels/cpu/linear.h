@@ -2,6 +2,8 @@
 // file, inside its anonymous namespace.
 
 constexpr int64_t kRowChunk = 64;  // rows that a float panel keeps totals of
+constexpr int Most(int rows) { return rows < kFloatRows ? rows : kFloatRows; }
+
 // NV vectors of 16 weights at p.
 template <class Element, int NV>
 PACELINE_INLINE void LoadWeights(const uint8_t* p, F* weights) {
@@ -53,99 +55,84 @@ PACELINE_INLINE void FloatRows(const uint8_t* w, int64_t count, const float* con
                                         ahead);
 }
 
-// Tiles of at most kFloatRows rows, nearly equal: a small last one would cost almost as much as a large one.
+// Tiles of at most kFloatRows rows; the first one prefetches.
 template <class Element, int kStep>
 void FloatTiles(const uint8_t* w, int64_t count, const float* const* x, int64_t k, int64_t rows, float scale,
                 float* totals, const uint8_t* ahead) {
   for (int64_t r = 0; r < rows;) {
     float* to = totals + r * kFloatPanel;
-    const int64_t tile = Parts(rows - r, Parts(rows - r, kFloatRows));
-    switch (tile) {
-      case 1:
-        FloatRows<Element, 1, kStep>(w, count, x + r, k, scale, to, ahead);
-        break;
-      case 2:
-        FloatRows<Element, 2, kStep>(w, count, x + r, k, scale, to, ahead);
-        break;
-      case 3:
-        FloatRows<Element, 3, kStep>(w, count, x + r, k, scale, to, ahead);
-        break;
-      case 4:
-        FloatRows<Element, 4, kStep>(w, count, x + r, k, scale, to, ahead);
-        break;
-      case 5:
-        FloatRows<Element, 5, kStep>(w, count, x + r, k, scale, to, ahead);
-        break;
-      default:
-        FloatRows<Element, kFloatRows, kStep>(w, count, x + r, k, scale, to, ahead);
+    const int64_t left = rows - r;
+    if (kFloatRows >= 8 && left >= 8) {
+      FloatRows<Element, Most(8), kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 8;
+    } else if (kFloatRows >= 6 && left >= 6) {
+      FloatRows<Element, Most(6), kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 6;
+    } else if (kFloatRows >= 5 && left == 5) {
+      FloatRows<Element, Most(5), kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 5;
+    } else if (left >= 4) {
+      FloatRows<Element, 4, kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 4;
+    } else if (left == 3) {
+      FloatRows<Element, 3, kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 3;
+    } else if (left == 2) {
+      FloatRows<Element, 2, kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 2;
+    } else {
+      FloatRows<Element, 1, kStep>(w, count, x + r, k, scale, to, ahead);
+      r += 1;
     }
-    r += tile;
   }
 }
 
-// The inputs of a block times `factor`, side by side: to [rows][128]. Rows that stand a multiple of 4 KiB apart
-// share few cache sets where they are. False where an input times 256 could overflow.
-PACELINE_INLINE bool CopyInputs(const float* const* x, int64_t k, int64_t count, int64_t rows, float factor,
-                                float* to) {
+// The inputs of a block times 2^8, for weights that are read as 2^-8 of their value: scaled [rows][128].
+// False where a product could overflow.
+PACELINE_INLINE bool ScaleInputs(const float* const* x, int64_t k, int64_t count, int64_t rows,
+                                 float* scaled) {
   uint32_t fit = 0xFFFF;
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < count; i += 16) {
-      const float* from = x[r] + k + i;
-      Prefetch(from + kActivationGroup);
-      const F v = LoadUpTo(from, count - i);
+      const F v = LoadUpTo(x[r] + k + i, count - i);
       fit &= Bits(Less(Abs(v), Set1(0x1p119f)));
-      Store(to + r * kActivationGroup + i, Mul(v, Set1(factor)));
+      Store(scaled + r * kActivationGroup + i, Mul(v, Set1(256.0f)));
     }
   }
   return fit == 0xFFFF;
 }
 
-// A block of weights as fp32, [count][64], which stays in the nearest caches while the rows pass by.
-template <class Element>
-PACELINE_INLINE void UnpackBlock(const uint8_t* w, int64_t count, float* plain, const uint8_t* ahead) {
-  constexpr int64_t kStep = Element::kBytes * kFloatPanel;
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t j = 0; j < kStep; j += 64) Prefetch(ahead + i * kStep + j);
-    F weights[4];
-    LoadWeights<Element, 4>(w + i * kStep, weights);
-    for (int v = 0; v < 4; ++v) Store(plain + i * kFloatPanel + v * 16, weights[v]);
-  }
-}
-
 // totals [rows][64] = inputs [begin, end) of one panel for at most kRowChunk rows; x[r] is indexed from
-// `begin`. Small: Element, read as 2^-8 of its value where that is cheaper; else Element itself.
-template <class Element, class Small>
+// `begin`.
+template <class Element>
 void FloatPanelOf(const Matrix& m, int64_t panel, int64_t begin, int64_t end, const float* const* x,
                   int64_t rows, float* totals) {
   constexpr int kStep = Element::kBytes * static_cast<int>(kFloatPanel);
-  constexpr bool kSmall = !std::is_same_v<Element, Small>;
+  constexpr bool kFp8 = Element::kBytes == 1;
   for (int64_t i = 0; i < rows * kFloatPanel; i += 16) Store(totals + i, Zero());
   const uint8_t* data = m.data + panel * m.panel_bytes;
-  alignas(64) float inputs[kRowChunk * kActivationGroup];
-  alignas(64) float plain[kActivationGroup * kFloatPanel];
-  const float* copied[kRowChunk];
-  for (int64_t r = 0; r < rows; ++r) copied[r] = inputs + r * kActivationGroup;
   for (int64_t k = begin; k < end; k += kActivationGroup) {
     const int64_t count = Least(kActivationGroup, end - k);
     const float scale =
         m.block_scales == nullptr ? 1.0f : m.block_scales[panel / 2 * m.column_blocks + k / kActivationGroup];
     const uint8_t* w = data + k * kStep;
-    if (rows > kFloatRows) {
-      // What is read after this block: the next one, or the next panel's first.
-      const uint8_t* ahead = w + kActivationGroup * kStep;
-      if (CopyInputs(x, k - begin, count, rows, kSmall ? 256.0f : 1.0f, inputs) || !kSmall) {
-        UnpackBlock<Small>(w, count, plain, ahead);
-      } else {
-        CopyInputs(x, k - begin, count, rows, 1.0f, inputs);
-        UnpackBlock<Element>(w, count, plain, ahead);
-      }
-      FloatTiles<ElementF32, 0>(reinterpret_cast<const uint8_t*>(plain), count, copied, 0, rows, scale, totals,
-                                nullptr);
+    if (Element::kBytes < 4 && rows >= kUnpackRows) {
+      // 32 KiB that stay in the nearest caches while the rows pass by.
+      alignas(64) float plain[kActivationGroup * kFloatPanel];
+      for (int64_t i = 0; i < count * kFloatPanel; i += 16)
+        Store(plain + i, Element::At(w + i * Element::kBytes));
+      FloatTiles<ElementF32, kStep>(reinterpret_cast<const uint8_t*>(plain), count, x, k - begin, rows, scale,
+                                    totals, w + kActivationGroup * kStep);
       continue;
     }
-    if (kSmall && CopyInputs(x, k - begin, count, rows, 256.0f, inputs)) {
-      FloatTiles<Small, kStep>(w, count, copied, 0, rows, scale, totals, w + kAhead);
-      continue;
+    if (kFp8) {
+      alignas(64) float scaled[kUnpackRows * kActivationGroup];
+      if (ScaleInputs(x, k - begin, count, rows, scaled)) {
+        const float* inputs[kUnpackRows];
+        for (int64_t r = 0; r < rows; ++r) inputs[r] = scaled + r * kActivationGroup;
+        FloatTiles<ElementSmallE4M3, kStep>(w, count, inputs, 0, rows, scale, totals, w + kAhead);
+        continue;
+      }
     }
     FloatTiles<Element, kStep>(w, count, x, k - begin, rows, scale, totals, w + kAhead);
   }
@@ -154,13 +141,13 @@ void FloatPanel(const Matrix& m, int64_t panel, int64_t begin, int64_t end, cons
                 int64_t rows, float* totals) {
   switch (m.format) {
     case WeightFormat::kF32:
-      return FloatPanelOf<ElementF32, ElementF32>(m, panel, begin, end, x, rows, totals);
+      return FloatPanelOf<ElementF32>(m, panel, begin, end, x, rows, totals);
     case WeightFormat::kF16:
-      return FloatPanelOf<ElementF16, ElementF16>(m, panel, begin, end, x, rows, totals);
+      return FloatPanelOf<ElementF16>(m, panel, begin, end, x, rows, totals);
     case WeightFormat::kBF16:
-      return FloatPanelOf<ElementBf16, ElementBf16>(m, panel, begin, end, x, rows, totals);
+      return FloatPanelOf<ElementBf16>(m, panel, begin, end, x, rows, totals);
     case WeightFormat::kFp8Block128:
-      return FloatPanelOf<ElementE4M3, ElementSmallE4M3>(m, panel, begin, end, x, rows, totals);
+      return FloatPanelOf<ElementE4M3>(m, panel, begin, end, x, rows, totals);
     default:
       Broken("an integer matrix has no float panel");
   }

@@ -259,7 +259,9 @@ constexpr int kTile = 2;
 
 // Vectors of 16 outputs that a float tile of `rows` rows keeps in registers.
 constexpr int FloatTile(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
-constexpr int kFloatRows = 6;  // of the largest tile; from more rows on, a block of weights is made fp32 once
+constexpr int kFloatRows = 4;  // of the largest tile
+// From so many rows on, a block of float weights is made fp32 once for all of them.
+constexpr int64_t kUnpackRows = 9;
 constexpr int kCodePanels = 1;  // panels of a tile of codes
 constexpr int kPairRows = 3;
 constexpr int kCodeRows = 4;  // of the largest tile of codes

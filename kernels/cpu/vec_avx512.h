@@ -253,5 +253,7 @@ PACELINE_INLINE F FromFixed(const int64_t* p) {
 constexpr int kTile = 4;
 
 // Vectors of 16 outputs that a float tile of `rows` rows keeps in registers.
-constexpr int FloatTile(int) { return 4; }
-constexpr int kFloatRows = 6;  // of the largest tile; from more rows on, a block of weights is made fp32 once
+constexpr int FloatTile(int rows) { return rows <= 6 ? 4 : 2; }
+constexpr int kFloatRows = 8;  // of the largest tile
+// From so many rows on, a block of float weights is made fp32 once for all of them.
+constexpr int64_t kUnpackRows = 17;
