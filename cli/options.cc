@@ -192,6 +192,18 @@ void AddBenchLink(CLI::App* app, BenchLinkOptions& bench) {
   AddJson(app, bench.json);
 }
 
+void AddBenchKernels(CLI::App* app, BenchKernelsOptions& bench) {
+  AddCompute(app, bench.compute);
+  Group measuring(app, "Measuring");
+  measuring.Add("filter", bench.filter, "Only kernels whose name contains this: experts, fp8, head, ..")
+      ->option_text("TEXT");
+  measuring.AddDefault("seconds", bench.seconds, "Calls of every figure, in all")
+      ->check(Real(0, 3600))
+      ->option_text("S [0.2]");
+  AddJson(app, bench.json);
+  Group(app, "Output").Flag("markdown", bench.markdown, "The table as Markdown");
+}
+
 void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   AddHead(app, bench.head, "Directory of a checkpoint");
   bench.head.drafting.draft = "off";
@@ -362,6 +374,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   BenchStepOptions bench_step;
   BenchDraftOptions bench_draft;
   BenchLinkOptions bench_link;
+  BenchKernelsOptions bench_kernels;
   std::string bench_depth;
   Sources bench_depths;
   std::vector<std::string> logit_bias;
@@ -385,6 +398,8 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
       bench_app->add_subcommand("step", "Whole model steps, as a share of the read bandwidth");
   CLI::App* draft_app =
       bench_app->add_subcommand("draft", "Speed of drafting at several depths, beside plain decoding");
+  CLI::App* kernels_app =
+      bench_app->add_subcommand("kernels", "Single kernels, as a share of the read bandwidth");
   CLI::App* link_app = bench_app->add_subcommand("link", "Round trips of the exchange's message sizes");
   CLI::App* tokenize_app = root.add_subcommand("tokenize", "Text to token ids, or back");
   CLI::App* status_app = root.add_subcommand("status", "What runs where");
@@ -399,6 +414,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   PreferFlags(AddBenchDraft(draft_app, bench_draft, bench_depth, bench_depths), argc, argv);
   PreferFlags(bench_depths, argc, argv);
   AddBenchLink(link_app, bench_link);
+  AddBenchKernels(kernels_app, bench_kernels);
   PreferFlags(AddTokenize(tokenize_app, tokenize, no_parse_special), argc, argv);
   PreferFlags(AddStatus(status_app, status), argc, argv);
   AddSynth(synth_app, synth);
@@ -445,6 +461,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   if (*step_app) parsed.invocation = bench_step;
   if (*draft_app) parsed.invocation = bench_draft;
   if (*link_app) parsed.invocation = bench_link;
+  if (*kernels_app) parsed.invocation = bench_kernels;
   if (*tokenize_app) parsed.invocation = tokenize;
   if (*status_app) parsed.invocation = status;
   if (*synth_app) parsed.invocation = synth;
