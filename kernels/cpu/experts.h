@@ -117,8 +117,8 @@ inline void DownFloats(const TaskState& s, int64_t output, const LeafSums& to) {
 }
 
 template <bool exact>
-PACELINE_INLINE void Down(const TaskState& s, int64_t begin, int64_t end, const uint8_t* next,
-                          const LeafSums& to) {
+PACELINE_INLINE void Down(const TaskState& s, int64_t begin, int64_t end,
+                          [[maybe_unused]] const uint8_t* next, const LeafSums& to) {
   const Matrix& m = s.expert->down.view;
   if (!m.integer()) {
     Require(exact, "experts: only integer weights have a variant without the contract");
