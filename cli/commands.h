@@ -15,6 +15,7 @@ int Run(const BenchStepOptions& options);
 int Run(const BenchDraftOptions& options);
 int Run(const BenchLoadOptions& options);
 int Run(const BenchLinkOptions& options);
+int Run(const BenchKernelsOptions& options);
 int Run(const TokenizeOptions& options);
 int Run(const StatusOptions& options);
 int Run(const SynthOptions& options);

@@ -203,6 +203,18 @@ void AddBenchLoad(CLI::App* app, BenchLoadOptions& bench) {
   AddJson(app, bench.json);
 }
 
+void AddBenchKernels(CLI::App* app, BenchKernelsOptions& bench) {
+  AddCompute(app, bench.compute);
+  Group measuring(app, "Measuring");
+  measuring.Add("filter", bench.filter, "Only kernels whose name contains this: experts, fp8, head, ..")
+      ->option_text("TEXT");
+  measuring.AddDefault("seconds", bench.seconds, "Calls of every figure, in all")
+      ->check(Real(0, 3600))
+      ->option_text("S [0.2]");
+  AddJson(app, bench.json);
+  Group(app, "Output").Flag("markdown", bench.markdown, "The table as Markdown");
+}
+
 void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   AddHead(app, bench.head, "Directory of a checkpoint");
   bench.head.drafting.draft = "off";
@@ -379,6 +391,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   BenchDraftOptions bench_draft;
   BenchLoadOptions bench_load;
   BenchLinkOptions bench_link;
+  BenchKernelsOptions bench_kernels;
   std::string bench_depth;
   Sources bench_depths;
   std::vector<std::string> logit_bias;
@@ -404,6 +417,8 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
       bench_app->add_subcommand("draft", "Speed of drafting at several depths, beside plain decoding");
   CLI::App* load_app =
       bench_app->add_subcommand("load", "Loading a model, as a share of what its disk gives");
+  CLI::App* kernels_app =
+      bench_app->add_subcommand("kernels", "Single kernels, as a share of the read bandwidth");
   CLI::App* link_app = bench_app->add_subcommand("link", "Round trips of the exchange's message sizes");
   CLI::App* tokenize_app = root.add_subcommand("tokenize", "Text to token ids, or back");
   CLI::App* status_app = root.add_subcommand("status", "What runs where");
@@ -421,6 +436,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   PreferFlags(bench_depths, argc, argv);
   AddBenchLoad(load_app, bench_load);
   AddBenchLink(link_app, bench_link);
+  AddBenchKernels(kernels_app, bench_kernels);
   PreferFlags(AddTokenize(tokenize_app, tokenize, no_parse_special), argc, argv);
   PreferFlags(AddStatus(status_app, status), argc, argv);
   AddSynth(synth_app, synth);
@@ -472,6 +488,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   if (*draft_app) parsed.invocation = bench_draft;
   if (*load_app) parsed.invocation = bench_load;
   if (*link_app) parsed.invocation = bench_link;
+  if (*kernels_app) parsed.invocation = bench_kernels;
   if (*tokenize_app) parsed.invocation = tokenize;
   if (*status_app) parsed.invocation = status;
   if (*synth_app) parsed.invocation = synth;

@@ -152,6 +152,14 @@ struct BenchLinkOptions {
   bool json = false;
 };
 
+struct BenchKernelsOptions {
+  ComputeOptions compute;
+  std::string filter;    // kernels whose name has this in it
+  double seconds = 0.2;  // of calls per figure
+  bool markdown = false;
+  bool json = false;
+};
+
 struct VerifyOptions {
   HeadOptions head;      // head.model: a directory, or grpc://HOST:PORT
   PromptOptions prompt;  // none: one that is built in
@@ -196,9 +204,9 @@ struct SynthOptions {
   uint64_t seed = 1;
 };
 
-using Invocation =
-    std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions, BenchStepOptions,
-                 BenchDraftOptions, BenchLoadOptions, BenchLinkOptions, TokenizeOptions, StatusOptions, SynthOptions>;
+using Invocation = std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions,
+                                BenchStepOptions, BenchDraftOptions, BenchLoadOptions, BenchLinkOptions,
+                                BenchKernelsOptions, TokenizeOptions, StatusOptions, SynthOptions>;
 
 // Either an invocation, or what to print and the status to exit with (help, version, a usage error).
 struct Parsed {

@@ -10,6 +10,7 @@ absl::StatusOr<const KernelTable*> Select(std::string_view) {
 }
 std::vector<const KernelTable*> Available() { return {}; }
 std::vector<const KernelTable*> Testable() { return {}; }
+ExpertsWithoutContractFunction ExpertsWithoutContract(const KernelTable&) { return nullptr; }
 std::string_view CpuClass() { return "not x86"; }
 
 }  // namespace paceline::kernels::cpu

@@ -2,6 +2,7 @@
 // by CPUID.
 #pragma once
 
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -18,5 +19,13 @@ std::vector<const KernelTable*> Available();
 std::vector<const KernelTable*> Testable();
 // "AMX", "AVX-512 VNNI", "AVX-512", "AVX2": the class a figure names.
 std::string_view CpuClass();
+
+// As KernelTable::experts for INT4 weights, into fp32 sums [x.rows, hidden]: without exact sums over leaves,
+// their limit and their fixed order. `bench kernels` asks by it what the contract costs; nothing else may.
+using ExpertsWithoutContractFunction = void (*)(ThreadPool& pool, Workspace& workspace, const Activations& x,
+                                                std::span<const ExpertTask> tasks,
+                                                ActivationContract contract, float* sums);
+// Of a table that Select or Available gave.
+ExpertsWithoutContractFunction ExpertsWithoutContract(const KernelTable& table);
 
 }  // namespace paceline::kernels::cpu

@@ -5,6 +5,8 @@
 // the core and the hardware's prefetchers ask for ahead of it.
 constexpr int64_t kAhead = 8192;
 PACELINE_INLINE void Prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+// Into the second cache: for what is wanted much later.
+PACELINE_INLINE void PrefetchFar(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 // Largest magnitude of a group; NaN when an element is not finite.
 PACELINE_INLINE float GroupMax(const float* x, int64_t count) {
@@ -100,93 +102,204 @@ PACELINE_INLINE F ScalesAt(const Matrix& m, int64_t index) {
   }
 }
 
-// Terms [begin, end) of 16 outputs for R rows. The prepared rows start at the first octet and activation
-// group of the first term.
-template <bool int4, int R>
-PACELINE_INLINE void IntegerTile(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
-                                 const PreparedRow* rows, F* totals) {
-  // With few rows the dot products would wait for their own latency: each half of an octet gets a chain. INT8
-  // reads twice the bytes per product and waits for them anyway.
-  constexpr bool kTwoChains = int4 && R <= 2;
-  const uint8_t* data = m.data + panel * m.panel_bytes;
-  const int64_t scale_bytes = m.scale_format == ScaleFormat::kF32 ? 4 : 2;
-  const uint8_t* scales = static_cast<const uint8_t*>(m.scales) + panel * m.groups * kLanes * scale_bytes;
-  const int32_t base = m.terms[begin].first_octet, base_group = m.terms[begin].activation_group;
-  for (int r = 0; r < R; ++r) totals[r] = Zero();
-  for (int32_t t = begin; t < end; ++t) {
-    const Term term = m.terms[t];
-    Dot dots[R], more[R];
-    for (int r = 0; r < R; ++r) dots[r] = more[r] = {ZeroI(), ZeroI()};
-    // At least 4 terms ahead.
-    Prefetch(scales + term.group * kLanes * scale_bytes + 512);
-    const uint8_t* line = data + term.first_octet * int64_t{int4 ? 64 : 128};
-    const int64_t first = term.first_octet - base;
-    for (int64_t o = first; o < first + term.octets; ++o) {
-      Prefetch(line + kAhead);
-      if (!int4) Prefetch(line + kAhead + 64);
-      const I raw = LoadI(line);
-      const Operand low = int4 ? Low4(raw) : Whole8(raw);
-      const Operand high = int4 ? High4(raw) : Whole8(LoadI(line + (int4 ? 0 : 64)));
-      line += int4 ? 64 : 128;
-      for (int r = 0; r < R; ++r) {
-        Accumulate(dots[r], low, rows[r].codes + 4 * o);
-        Accumulate(kTwoChains ? more[r] : dots[r], high, rows[r].codes + 4 * o + 2);
-      }
+// P panels from `panel` on; `next` is where the weights stand that are read after them, of as many panels at
+// the same distances. With one tile of rows, a tile asks for what it will read itself a little later. With
+// more, only the first reads from memory: each asks for its part of the next panels, so that memory never
+// rests.
+struct Panels {
+  int64_t panel;
+  const uint8_t* next;
+  int64_t tile, tiles;  // of the rows
+};
+
+// One octet of P panels for R rows: its first four inputs into `low`, the others into `high`, [P * R] each.
+// `codes` is what every row's codes have to be moved by.
+template <bool int4, int R, int P, bool far>
+PACELINE_INLINE void AddOctet(const uint8_t* const* lines, const uint8_t* const* ahead, int64_t offset,
+                              int64_t ahead_offset, const int32_t* const* rows, int64_t codes, Dot* low,
+                              Dot* high) {
+  Operand first[P], second[P];
+  PACELINE_UNROLL
+  for (int p = 0; p < P; ++p) {
+    const uint8_t* line = lines[p] + offset;
+    if (far) {
+      PrefetchFar(ahead[p] + ahead_offset);  // at most a line from the one before
+    } else {
+      Prefetch(ahead[p] + ahead_offset);
+      if (!int4) Prefetch(ahead[p] + ahead_offset + 64);
     }
-    const int64_t at = (panel * m.groups + term.group) * kLanes;
-    const I zero = m.zeros != nullptr ? LoadU8(m.zeros + at) : SetI(m.zero);
-    const F scale = ScalesAt(m, at);
+    const I raw = Once(LoadI(line));
+    first[p] = int4 ? Low4(raw) : Whole8(raw);
+    second[p] = int4 ? High4(raw) : Whole8(LoadI(line + 64));
+  }
+  PACELINE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const int32_t* own = rows[r] + codes;
+    if (P == 1) {
+      AccumulateAt(low[r], first[0], own);
+      AccumulateAt(high[r], second[0], own + 2);
+      continue;
+    }
+    const Codes one = LoadCodes(own);
+    PACELINE_UNROLL
+    for (int p = 0; p < P; ++p) Accumulate(low[p * R + r], first[p], one);
+    const Codes two = LoadCodes(own + 2);
+    PACELINE_UNROLL
+    for (int p = 0; p < P; ++p) Accumulate(high[p * R + r], second[p], two);
+  }
+}
+
+// One term of 16 outputs of P panels for R rows, into `exact` [P * R]: the integer sums. The prepared rows
+// start at octet `base` of the matrix.
+template <bool int4, int R, int P, bool far>
+PACELINE_INLINE void SumTerm(const Matrix& m, const Panels& at, const Term& term, int64_t base,
+                             const PreparedRow* rows, I* exact) {
+  constexpr int64_t kOctetBytes = int4 ? 64 : 128;
+  // With few rows the dot products would wait for their own latency: each half of an octet, and with the
+  // fewest every second octet, gets sums of its own.
+  constexpr int kSets = R * P <= 2 ? 4 : R * P <= 4 ? 2 : 1;
+  Dot dots[kSets][P * R];
+  const int64_t first = term.first_octet - base;
+  const uint8_t* lines[P];
+  const uint8_t* ahead[P];
+  const int32_t* codes[R];
+  const int64_t offset = term.first_octet * kOctetBytes, beyond = offset + kAhead - m.panel_bytes;
+  const int64_t step = far ? kOctetBytes / at.tiles : kOctetBytes;
+  const int64_t part = far ? (at.tile * m.panel_bytes + offset) / at.tiles : beyond;
+  I zeros[P];
+  PACELINE_UNROLL
+  for (int p = 0; p < P; ++p) {
+    zeros[p] = m.zeros == nullptr ? SetI(m.zero)
+                                  : LoadU8(m.zeros + ((at.panel + p) * m.groups + term.group) * kLanes);
+    lines[p] = m.data + (at.panel + p) * m.panel_bytes + offset;
+    ahead[p] = !far && beyond < 0 ? lines[p] + kAhead : at.next + p * m.panel_bytes + part;
+  }
+  PACELINE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    codes[r] = rows[r].codes + 4 * first;
+    // The zero point leaves with the start: w - z over the codes is w over the codes, less z times their sum.
+    const I minus_sum = SubI(SetI(rows[r].prefix[first]), SetI(rows[r].prefix[first + term.octets]));
+    PACELINE_UNROLL
+    for (int p = 0; p < P; ++p) {
+      dots[0][p * R + r] = StartDot(MulI(zeros[p], minus_sum));
+      PACELINE_UNROLL
+      for (int set = 1; set < kSets; ++set) dots[set][p * R + r] = StartDot(ZeroI());
+    }
+  }
+  int64_t o = 0;
+  if (kSets == 4) {
+    for (; o + 2 <= term.octets; o += 2) {
+      AddOctet<int4, R, P, far>(lines, ahead, o * kOctetBytes, o * step, codes, 4 * o, dots[0], dots[1]);
+      AddOctet<int4, R, P, far>(lines, ahead, (o + 1) * kOctetBytes, (o + 1) * step, codes, 4 * o + 4,
+                                dots[kSets - 2], dots[kSets - 1]);
+    }
+  }
+  for (; o < term.octets; ++o)
+    AddOctet<int4, R, P, far>(lines, ahead, o * kOctetBytes, o * step, codes, 4 * o, dots[0],
+                              dots[kSets > 1 ? 1 : 0]);
+  PACELINE_UNROLL
+  for (int i = 0; i < P * R; ++i) {
+    Dot dot = dots[0][i];
+    PACELINE_UNROLL
+    for (int set = 1; set < kSets; ++set) dot = JoinDots(dot, dots[set][i]);
+    exact[i] = Finish(dot);
+  }
+}
+
+// Rows of a tile that is not the only one: nearly equal tiles of more than kCodeRows rows have half of that.
+constexpr int kFewestOfMany = kCodeRows / 2;
+
+// SumTerm, scaled and added to totals [P][R] vectors, which are memory: the sums of a term need the
+// registers. `base_group`: the activation group that the rows start with.
+template <bool int4, int R, int P>
+PACELINE_INLINE void AddTerm(const Matrix& matrix, const Panels& at, const Term& term, int64_t base,
+                             int64_t base_group, const PreparedRow* rows, float* totals) {
+  I exact[P * R];
+  if (at.tiles == 1 || R < kFewestOfMany) {
+    SumTerm<int4, R, P, false>(matrix, at, term, base, rows, exact);
+  } else {
+    SumTerm<int4, R, P, true>(matrix, at, term, base, rows, exact);
+  }
+  rows = Afresh(rows);
+  totals = Afresh(totals);
+  const Matrix& m = *Afresh(&matrix);
+  const int64_t row_group = term.activation_group - base_group;
+  PACELINE_UNROLL
+  for (int p = 0; p < P; ++p) {
+    const int64_t scale_at = ((at.panel + p) * m.groups + term.group) * kLanes;
+    const F scale = ScalesAt(m, scale_at);
+    // The same term of the panels that come next.
+    Prefetch(static_cast<const uint8_t*>(m.scales) +
+             (scale_at + P * m.groups * kLanes) * (m.scale_format == ScaleFormat::kF32 ? 4 : 2));
+    PACELINE_UNROLL
     for (int r = 0; r < R; ++r) {
-      const int32_t sum = static_cast<int32_t>(static_cast<uint32_t>(rows[r].prefix[first + term.octets]) -
-                                               static_cast<uint32_t>(rows[r].prefix[first]));
-      I exact = Finish(dots[r]);
-      if (kTwoChains) exact = AddI(exact, Finish(more[r]));
-      exact = SubI(exact, MulI(zero, SetI(sum)));
-      const F product = Mul(scale, Set1(rows[r].scales[term.activation_group - base_group]));
-      totals[r] = Fma(ToFloat(exact), product, totals[r]);
+      const F product = Mul(scale, Set1(rows[r].scales[row_group]));
+      float* total = totals + (p * R + r) * kLanes;
+      Store(total, Fma(ToFloat(exact[p * R + r]), product, Load(total)));
     }
   }
 }
 
-template <bool int4, int R, class Use>
-PACELINE_INLINE void IntegerTileRows(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
-                                     const PreparedRow* rows, int64_t row, const Use& use) {
-  F totals[R];
-  IntegerTile<int4, R>(m, panel, begin, end, rows + row, totals);
-  for (int r = 0; r < R; ++r) use(row + r, totals[r]);
+// All inputs of P panels for R rows: totals [P][R] vectors of 16 outputs.
+template <bool int4, int R, int P>
+__attribute__((noinline)) void IntegerTile(const Matrix& m, const Panels& at, const PreparedRow* rows,
+                                           float* totals) {
+  for (int i = 0; i < P * R; ++i) Store(totals + i * kLanes, Zero());
+  const int32_t end = m.first_term[ActivationGroups(m.inputs)];
+  for (int32_t t = 0; t < end; ++t) AddTerm<int4, R, P>(m, at, m.terms[t], 0, 0, rows, totals);
 }
-// Calls `use(row, total)` with 16 outputs of every row.
-template <bool int4, class Use>
-PACELINE_INLINE void IntegerRows(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
-                                 const PreparedRow* rows, int64_t count, const Use& use) {
-  int64_t row = 0;
-  for (; row + kCodeRows <= count; row += kCodeRows)
-    IntegerTileRows<int4, kCodeRows>(m, panel, begin, end, rows, row, use);
-  if (kCodeRows > 4 && row + 4 <= count) {
-    IntegerTileRows<int4, 4>(m, panel, begin, end, rows, row, use);
-    row += 4;
-  }
-  switch (count - row) {
-    case 3:
-      return IntegerTileRows<int4, 3>(m, panel, begin, end, rows, row, use);
-    case 2:
-      return IntegerTileRows<int4, 2>(m, panel, begin, end, rows, row, use);
+
+// Whether tiles are of two panels: codes loaded once serve both. INT8 is bound by memory as long as one tile
+// holds the rows, and one stream is then the better way to read.
+PACELINE_INLINE bool InPairs(bool int4, int64_t rows) {
+  return kCodePanels == 2 && rows >= (int4 ? kPairRows : kCodeRows + 1);
+}
+// Rows go in tiles of nearly the same size: a small last one would cost almost as much as a large one.
+PACELINE_INLINE int64_t TileRows(int64_t left) { return Parts(left, Parts(left, kCodeRows)); }
+
+template <bool int4, int P>
+PACELINE_INLINE void IntegerTileOf(int64_t rows, const Matrix& m, const Panels& at, const PreparedRow* of,
+                                   float* totals) {
+  switch (rows) {
     case 1:
-      return IntegerTileRows<int4, 1>(m, panel, begin, end, rows, row, use);
+      return IntegerTile<int4, 1, P>(m, at, of, totals);
+    case 2:
+      return IntegerTile<int4, 2, P>(m, at, of, totals);
+    case 3:
+      return IntegerTile<int4, 3, P>(m, at, of, totals);
+    case 4:
+      return IntegerTile<int4, 4, P>(m, at, of, totals);
+    case 5:
+      return IntegerTile < int4, kCodeRows<5 ? 1 : 5, P>(m, at, of, totals);
     default:
-      return;
+      return IntegerTile < int4, kCodeRows<6 ? 1 : 6, P>(m, at, of, totals);
   }
 }
-template <class Use>
-PACELINE_INLINE bool OnePlanePanel(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
-                                   const PreparedRow* rows, int64_t count, const Use& use);
-template <class Use>
-PACELINE_INLINE void IntegerPanel(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
-                                  const PreparedRow* rows, int64_t count, const Use& use) {
-  if (count > 0 && rows->bytes != nullptr && OnePlanePanel(m, panel, begin, end, rows, count, use)) return;
-  if (m.format == WeightFormat::kInt4) {
-    IntegerRows<true>(m, panel, begin, end, rows, count, use);
-  } else {
-    IntegerRows<false>(m, panel, begin, end, rows, count, use);
+
+// Panels [first, end) for `count` rows of whole-width codes; calls `use(row, panel, total)` with 16 outputs
+// of every row. `next`: the weights that are read afterwards.
+template <bool int4, class Use>
+PACELINE_INLINE void IntegerPanelsOf(const Matrix& m, int64_t first, int64_t end, const uint8_t* next,
+                                     const PreparedRow* rows, int64_t count, const Use& use) {
+  alignas(64) float totals[kCodePanels * kCodeRows * kLanes];
+  const bool pairs = InPairs(int4, count);
+  const int64_t tiles = Parts(count, kCodeRows);
+  for (int64_t panel = first; panel < end;) {
+    const int64_t wide = pairs && panel + 2 <= end ? 2 : 1;
+    const uint8_t* then = panel + wide < end ? m.data + (panel + wide) * m.panel_bytes : next;
+    for (int64_t row = 0, t = 0; row < count; ++t) {
+      const int64_t tile = TileRows(count - row);
+      const Panels at{panel, then, t, tiles};
+      if (wide == 1) {
+        IntegerTileOf<int4, 1>(tile, m, at, rows + row, totals);
+      } else {
+        IntegerTileOf<int4, kCodePanels>(tile, m, at, rows + row, totals);
+      }
+      for (int64_t p = 0; p < wide; ++p) {
+        for (int64_t r = 0; r < tile; ++r) use(row + r, panel + p, Load(totals + (p * tile + r) * kLanes));
+      }
+      row += tile;
+    }
+    panel += wide;
   }
 }

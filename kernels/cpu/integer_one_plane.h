@@ -105,14 +105,3 @@ PACELINE_INLINE void OnePlaneRows(const Matrix& m, int64_t panel, int32_t begin,
   row = OnePlaneTiles<int4, 2>(m, panel, begin, end, rows, row, count, use);
   OnePlaneTiles<int4, 1>(m, panel, begin, end, rows, row, count, use);
 }
-// As IntegerPanel; false when these weights have no products of bytes.
-template <class Use>
-PACELINE_INLINE bool OnePlanePanel(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
-                                   const PreparedRow* rows, int64_t count, const Use& use) {
-  if (m.format == WeightFormat::kInt4) {
-    OnePlaneRows<true>(m, panel, begin, end, rows, count, use);
-    return true;
-  }
-  if (kBytesOfInt8) OnePlaneRows<false>(m, panel, begin, end, rows, count, use);
-  return kBytesOfInt8;
-}

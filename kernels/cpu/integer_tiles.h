@@ -207,3 +207,11 @@ PACELINE_INLINE void IntegerPanel(const Matrix& m, int64_t panel, int32_t begin,
   if (two) return TilePanel<false, 2>(m, panel, begin, end, rows, count, use);
   TilePanel<false, 1>(m, panel, begin, end, rows, count, use);
 }
+// Panels [first, end); `use(row, panel, total)`. Each asks for its own weights ahead.
+template <class Use>
+PACELINE_INLINE void IntegerPanels(const Matrix& m, int64_t first, int64_t end, const uint8_t*,
+                                   const PreparedRow* rows, int64_t count, const Use& use) {
+  const int32_t terms = m.first_term[ActivationGroups(m.inputs)];
+  for (int64_t panel = first; panel < end; ++panel)
+    IntegerPanel(m, panel, 0, terms, rows, count, [&](int64_t r, F total) { use(r, panel, total); });
+}

@@ -1,6 +1,22 @@
 // What every op of an instruction set builds on: functions of kernels/scalar_math.h over sixteen lanes, the
 // conversions of stored formats, row sums. Included by one .cc file, inside its anonymous namespace.
 
+// In front of a loop over rows, panels or vectors whose sums must be registers: GCC leaves long bodies rolled
+// up, and their arrays in memory.
+#if defined(__clang__)
+#define PACELINE_UNROLL _Pragma("unroll")
+#else
+#define PACELINE_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+// The same address, of which the compiler knows nothing: it reads again what stands there, and so keeps
+// nothing of it in registers across a loop that needs them all.
+template <class T>
+PACELINE_INLINE T* Afresh(T* p) {
+  __asm__("" : "+r"(p));
+  return p;
+}
+
 PACELINE_INLINE int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 PACELINE_INLINE int64_t Parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
 PACELINE_INLINE void Require(bool holds, const char* what) {

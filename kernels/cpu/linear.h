@@ -197,11 +197,10 @@ void LinearForward(ThreadPool& pool, const Linear& linear, const Activations& x,
   });
   const int64_t per_part = 4;  // panels: 64 outputs
   RunParts(pool, Parts(panels, per_part), panels * m.octets() * (5 * x.rows + 6), [&](int64_t part) {
-    for (int64_t panel = part * per_part; panel < Least(panels, (part + 1) * per_part); ++panel) {
-      const int64_t left = m.outputs - panel * kLanes;
-      float* to = y + panel * kLanes;
-      IntegerPanel(m, panel, 0, m.first_term[groups], rows, x.rows,
-                   [=](int64_t r, F total) { StoreUpTo(to + r * stride, total, left); });
-    }
+    const int64_t first = part * per_part, end = Least(panels, first + per_part);
+    IntegerPanels(m, first, end, m.data + end * m.panel_bytes, rows, x.rows,
+                  [=](int64_t r, int64_t panel, F total) {
+                    StoreUpTo(y + r * stride + panel * kLanes, total, m.outputs - panel * kLanes);
+                  });
   });
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels/cpu/cpu.h"
 #include "kernels/kernels.h"
 
 namespace paceline::kernels::cpu {
@@ -113,6 +114,11 @@ absl::StatusOr<std::unique_ptr<LinearPacker>> StartNativeLinear(const PlainLinea
 void* Scratch(int64_t bytes);
 // Aborts with `what`: CHECK without templates that two instruction sets would share.
 [[noreturn]] void Broken(const char* what);
+
+// What the file of an instruction set makes. Everything it hands out is one of these.
+struct IsaTable : KernelTable {
+  ExpertsWithoutContractFunction experts_without_contract;
+};
 
 const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();

@@ -106,6 +106,10 @@ std::vector<const KernelTable*> Testable() {
   return tables;
 }
 
+ExpertsWithoutContractFunction ExpertsWithoutContract(const KernelTable& table) {
+  return static_cast<const IsaTable&>(table).experts_without_contract;
+}
+
 std::string_view CpuClass() {
   const Features& f = Machine();
   return f.amx ? "AMX" : f.vnni ? "AVX-512 VNNI" : f.avx512 ? "AVX-512" : f.avx2 ? "AVX2" : "below AVX2";

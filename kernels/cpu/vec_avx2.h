@@ -155,12 +155,20 @@ PACELINE_INLINE void StoreLow16(void* p, I x) {
 // Nearest even; the values fit.
 PACELINE_INLINE I RoundToInt(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 
-// Operands of 16 outputs x 4 inputs, and their products with one row's prepared codes.
+// As it is: sixteen registers hold no more than the sums.
+PACELINE_INLINE I Once(I x) { return x; }
+
+// Operands of 16 outputs x 4 inputs, and their products with four prepared codes of one row, which stand in
+// every lane.
+struct Codes {
+  I a, b;
+};
+PACELINE_INLINE Codes LoadCodes(const int32_t* codes) { return {SetI(codes[0]), SetI(codes[1])}; }
 struct Operand {
   I even, odd;  // inputs 0 and 2, 1 and 3, as int16
 };
 struct Dot {
-  I a, b;
+  I a;
 };
 PACELINE_INLINE Operand Low4(I line) {
   const I mask = SetI(0x000F000F);
@@ -179,11 +187,15 @@ PACELINE_INLINE I MultiplyBytes(I x, I y) {
   return {_mm256_maddubs_epi16(x.a, y.a), _mm256_maddubs_epi16(x.b, y.b)};
 }
 PACELINE_INLINE I AddI16(I x, I y) { return {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)}; }
-PACELINE_INLINE void Accumulate(Dot& dot, const Operand& w, const int32_t* codes) {
-  dot.a = AddI(dot.a, MultiplyPairs(w.even, SetI(codes[0])));
-  dot.b = AddI(dot.b, MultiplyPairs(w.odd, SetI(codes[1])));
+PACELINE_INLINE void Accumulate(Dot& dot, const Operand& w, const Codes& codes) {
+  dot.a = AddI(dot.a, AddI(MultiplyPairs(w.even, codes.a), MultiplyPairs(w.odd, codes.b)));
 }
-PACELINE_INLINE I Finish(const Dot& dot) { return AddI(dot.a, dot.b); }
+PACELINE_INLINE void AccumulateAt(Dot& dot, const Operand& w, const int32_t* codes) {
+  Accumulate(dot, w, LoadCodes(codes));
+}
+PACELINE_INLINE Dot StartDot(I start) { return {start}; }
+PACELINE_INLINE Dot JoinDots(const Dot& x, const Dot& y) { return {AddI(x.a, y.a)}; }
+PACELINE_INLINE I Finish(const Dot& dot) { return dot.a; }
 // Eight codes for Accumulate: (0, 2), (1, 3), (4, 6), (5, 7).
 PACELINE_INLINE __m128i PrepareCodes(__m128i codes) {
   return _mm_shuffle_epi8(codes, _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
@@ -201,14 +213,24 @@ PACELINE_INLINE __m256i ToFixed4(__m256d x) {
   const __m256i fraction = _mm256_sub_epi64(_mm256_castpd_si256(rest_shifted), magic_bits);
   return _mm256_add_epi64(_mm256_slli_epi64(whole, 32), fraction);
 }
-// sums[i] += rne(x_i * 2^32).
-PACELINE_INLINE void AddFixed(int64_t* sums, F x) {
+// Sixteen sums of rne(x_i * 2^32).
+struct Fixed {
+  __m256i quarters[4];
+};
+PACELINE_INLINE Fixed ZeroFixed() {
+  const __m256i zero = _mm256_setzero_si256();
+  return {{zero, zero, zero, zero}};
+}
+PACELINE_INLINE void AddFixed(Fixed& sums, F x) {
   const __m128 quarters[4] = {_mm256_castps256_ps128(x.a), _mm256_extractf128_ps(x.a, 1),
                               _mm256_castps256_ps128(x.b), _mm256_extractf128_ps(x.b, 1)};
+  for (int i = 0; i < 4; ++i)
+    sums.quarters[i] = _mm256_add_epi64(sums.quarters[i], ToFixed4(_mm256_cvtps_pd(quarters[i])));
+}
+PACELINE_INLINE void AddTo(int64_t* to, const Fixed& sums) {
   for (int i = 0; i < 4; ++i) {
-    __m256i* to = reinterpret_cast<__m256i*>(sums + 4 * i);
-    const __m256i fixed = ToFixed4(_mm256_cvtps_pd(quarters[i]));
-    _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), fixed));
+    __m256i* p = reinterpret_cast<__m256i*>(to + 4 * i);
+    _mm256_storeu_si256(p, _mm256_add_epi64(_mm256_loadu_si256(p), sums.quarters[i]));
   }
 }
 // Four int64 rounded once to fp32. From 2^52 on, bits below 2^12 only decide "exact or not": they are folded
@@ -245,4 +267,6 @@ constexpr int FloatTile(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 constexpr int kFloatRows = 4;  // of the largest tile
 // From so many rows on, a block of float weights is made fp32 once for all of them.
 constexpr int64_t kUnpackRows = 9;
+constexpr int kCodePanels = 1;  // panels of a tile of codes
+constexpr int kPairRows = 3;
 constexpr int kCodeRows = 4;  // of the largest tile of codes

@@ -149,19 +149,38 @@ PACELINE_INLINE void StoreLow16(void* p, I x) {
 // Nearest even; the values fit.
 PACELINE_INLINE I RoundToInt(F x) { return _mm512_cvtps_epi32(x); }
 
-// Operands of 16 outputs x 4 inputs, and their products with one row's prepared codes.
-struct Dot {
+// x, read once into a register where instructions could read it from memory twice.
+PACELINE_INLINE I Once(I x) {
+  __asm__("" : "+v"(x));
+  return x;
+}
+
+// Operands of 16 outputs x 4 inputs, and their products with four prepared codes of one row, which stand in
+// every lane.
+struct Codes {
   I a, b;
 };
+PACELINE_INLINE Codes LoadCodes(const int32_t* codes) { return {SetI(codes[0]), SetI(codes[1])}; }
 #if PACELINE_VNNI
 using Operand = I;  // unsigned bytes
+struct Dot {
+  I a, b;  // of the high plane, of the low plane
+};
 PACELINE_INLINE Operand Low4(I line) { return And(line, SetI(0x0F0F0F0F)); }
 PACELINE_INLINE Operand High4(I line) { return And(Shr<4>(line), SetI(0x0F0F0F0F)); }
 PACELINE_INLINE Operand Whole8(I line) { return line; }
-PACELINE_INLINE void Accumulate(Dot& dot, Operand w, const int32_t* codes) {
-  dot.a = _mm512_dpbusd_epi32(dot.a, w, SetI(codes[0]));  // high plane
-  dot.b = _mm512_dpbusd_epi32(dot.b, w, SetI(codes[1]));  // low plane
+// In assembly, because GCC 12 moves every sum of the intrinsic to another register and back in each round of
+// a loop, and spills where that leaves too few.
+PACELINE_INLINE void Accumulate(Dot& dot, Operand w, Codes codes) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(dot.a) : "v"(w), "v"(codes.a));
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(dot.b) : "v"(w), "v"(codes.b));
 }
+PACELINE_INLINE void AccumulateAt(Dot& dot, Operand w, const int32_t* codes) {
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(dot.a) : "v"(w), "m"(codes[0]));
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(dot.b) : "v"(w), "m"(codes[1]));
+}
+PACELINE_INLINE Dot StartDot(I start) { return {ZeroI(), start}; }
+PACELINE_INLINE Dot JoinDots(const Dot& x, const Dot& y) { return {AddI(x.a, y.a), AddI(x.b, y.b)}; }
 PACELINE_INLINE I Finish(const Dot& dot) { return AddI(Shl<8>(dot.a), dot.b); }
 // Eight codes for Accumulate: high bytes 0..3, low bytes 0..3, high 4..7, low 4..7. The low plane is the
 // signed low byte, the high plane what is left, divided by 256.
@@ -170,9 +189,15 @@ PACELINE_INLINE __m128i PrepareCodes(__m128i codes) {
   const __m128i high = _mm_srai_epi16(_mm_sub_epi16(codes, low), 8);
   return _mm_shuffle_epi32(_mm_packs_epi16(high, low), 0xD8);
 }
+constexpr int kCodePanels = 2;  // panels of a tile of codes, from kPairRows rows on
+constexpr int kPairRows = 3;
+constexpr int kCodeRows = 6;  // of the largest tile of codes
 #else
 struct Operand {
   I even, odd;  // inputs 0 and 2, 1 and 3, as int16
+};
+struct Dot {
+  I a;
 };
 PACELINE_INLINE Operand Low4(I line) {
   const I mask = SetI(0x000F000F);
@@ -187,25 +212,39 @@ PACELINE_INLINE Operand Whole8(I line) {
   const I mask = SetI(0x00FF00FF);
   return {And(line, mask), And(Shr<8>(line), mask)};
 }
-PACELINE_INLINE void Accumulate(Dot& dot, const Operand& w, const int32_t* codes) {
-  dot.a = AddI(dot.a, _mm512_madd_epi16(w.even, SetI(codes[0])));
-  dot.b = AddI(dot.b, _mm512_madd_epi16(w.odd, SetI(codes[1])));
+PACELINE_INLINE void Accumulate(Dot& dot, const Operand& w, const Codes& codes) {
+  dot.a = AddI(dot.a, AddI(_mm512_madd_epi16(w.even, codes.a), _mm512_madd_epi16(w.odd, codes.b)));
 }
-PACELINE_INLINE I Finish(const Dot& dot) { return AddI(dot.a, dot.b); }
+PACELINE_INLINE void AccumulateAt(Dot& dot, const Operand& w, const int32_t* codes) {
+  Accumulate(dot, w, LoadCodes(codes));
+}
+PACELINE_INLINE Dot StartDot(I start) { return {start}; }
+PACELINE_INLINE Dot JoinDots(const Dot& x, const Dot& y) { return {AddI(x.a, y.a)}; }
+PACELINE_INLINE I Finish(const Dot& dot) { return dot.a; }
 // Eight codes for Accumulate: (0, 2), (1, 3), (4, 6), (5, 7).
 PACELINE_INLINE __m128i PrepareCodes(__m128i codes) {
   return _mm_shuffle_epi8(codes, _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
 }
+constexpr int kCodePanels = 2;  // panels of a tile of codes, from kPairRows rows on
+constexpr int kPairRows = 3;
+constexpr int kCodeRows = 6;  // of the largest tile of codes
 #endif
 
-// sums[i] += rne(x_i * 2^32).
-PACELINE_INLINE void AddFixed(int64_t* sums, F x) {
-  const __m256 halves[2] = {_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)};
-  for (int i = 0; i < 2; ++i) {
-    const __m512d scaled = _mm512_mul_pd(_mm512_cvtps_pd(halves[i]), _mm512_set1_pd(0x1p32));
-    int64_t* to = sums + 8 * i;
-    _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), _mm512_cvtpd_epi64(scaled)));
-  }
+// Sixteen sums of rne(x_i * 2^32).
+struct Fixed {
+  __m512i low, high;
+};
+PACELINE_INLINE Fixed ZeroFixed() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
+PACELINE_INLINE void AddFixed(Fixed& sums, F x) {
+  const __m512d scale = _mm512_set1_pd(0x1p32);
+  const __m512d low = _mm512_mul_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), scale);
+  const __m512d high = _mm512_mul_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)), scale);
+  sums.low = _mm512_add_epi64(sums.low, _mm512_cvtpd_epi64(low));
+  sums.high = _mm512_add_epi64(sums.high, _mm512_cvtpd_epi64(high));
+}
+PACELINE_INLINE void AddTo(int64_t* to, const Fixed& sums) {
+  _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), sums.low));
+  _mm512_storeu_si512(to + 8, _mm512_add_epi64(_mm512_loadu_si512(to + 8), sums.high));
 }
 // int64 rounded once to fp32.
 PACELINE_INLINE F FromFixed(const int64_t* p) {
@@ -222,4 +261,3 @@ constexpr int FloatTile(int rows) { return rows <= 6 ? 4 : 2; }
 constexpr int kFloatRows = 8;  // of the largest tile
 // From so many rows on, a block of float weights is made fp32 once for all of them.
 constexpr int64_t kUnpackRows = 17;
-constexpr int kCodeRows = 8;  // of the largest tile of codes

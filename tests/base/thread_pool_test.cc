@@ -50,6 +50,36 @@ TEST(ThreadPool, SleepingHelpersWakeUp) {
   }
 }
 
+// The first part of a share holds its thread until every other part has run: they can only be taken from the
+// share's end.
+TEST(ThreadPool, OthersTakeWhatASlowThreadHasLeft) {
+  for (int threads : {2, 3, 7}) {
+    ThreadPool pool(threads);
+    for (int round = 0; round < 200; ++round) {
+      constexpr int64_t kParts = 101;
+      std::atomic<int64_t> others{0};
+      pool.Run(kParts, [&](int64_t part) {
+        if (part != 0) {
+          others.fetch_add(1);
+          return;
+        }
+        while (others.load() < kParts - 1) std::this_thread::yield();
+      });
+      EXPECT_EQ(others.load(), kParts - 1);
+    }
+  }
+}
+
+// More parts than a share counts: they go in consecutive bundles.
+TEST(ThreadPool, ManyPartsRunExactlyOnce) {
+  ThreadPool pool(3);
+  for (const int64_t parts : {65534, 65535, 65536, 131071, 200003}) {
+    std::vector<std::atomic<uint8_t>> runs(static_cast<size_t>(parts) + 1);
+    pool.Run(parts, [&](int64_t part) { runs[part].fetch_add(1, std::memory_order_relaxed); });
+    for (int64_t part = 0; part <= parts; ++part) ASSERT_EQ(runs[part].load(), part < parts ? 1 : 0) << parts;
+  }
+}
+
 TEST(ThreadPool, WritesOfPartsAreVisibleAfterRun) {
   ThreadPool pool(3);
   std::vector<int64_t> values(1000);

@@ -143,6 +143,35 @@ TEST(Linear, IntegerLayersHaveTheReferenceBitsForEveryNumberOfRows) {
   }
 }
 
+// Every product as large as it can be, of one sign: what a narrower sum on the way would not hold.
+TEST(Linear, TheLargestProductsFit) {
+  for (const WeightFormat format : {WeightFormat::kInt4, WeightFormat::kInt8}) {
+    for (const float sign : {1.0f, -1.0f}) {
+      PlainLinear plain = MakeLinear({format, 17, 256, 128, format == WeightFormat::kInt4}, 3);
+      std::fill(plain.data.begin(), plain.data.end(), format == WeightFormat::kInt4 ? 15 : 127);
+      std::fill(plain.zeros.begin(), plain.zeros.end(), 0);
+      auto expected_linear = *ReferenceKernels().pack_linear(plain);
+      for (const ActivationContract contract : {ActivationContract::kInt16, ActivationContract::kInt8}) {
+        Rows x(20, 256, 1, Values::kOrdinary, contract);
+        ThreadPool pool(1);
+        std::fill(x.values.begin(), x.values.end(), sign * 3.0f);
+        ReferenceKernels().quantise(pool, x.values.data(), x.rows, x.width, contract, x.codes.data(),
+                                    x.scales.data());
+        std::vector<float> expected(20 * 17);
+        ReferenceKernels().linear(pool, *expected_linear, x.view(), expected.data(), 17);
+        for (const KernelTable* table : cpu::Testable()) {
+          auto linear = *table->pack_linear(plain);
+          std::vector<float> y(20 * 17);
+          table->linear(pool, *linear, x.view(), y.data(), 17);
+          std::string where;
+          EXPECT_TRUE(SameBits(expected, y, &where))
+              << table->name << " " << WeightFormatName(format) << " " << TopCode(contract) << ": " << where;
+        }
+      }
+    }
+  }
+}
+
 TEST(Quantise, EveryInstructionSetHasTheReferenceBits) {
   for (int64_t width : {1, 5, 16, 40, 128, 129, 300, 3072}) {
     for (Values kind : {Values::kOrdinary, Values::kHard}) {

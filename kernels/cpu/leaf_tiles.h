@@ -1,0 +1,88 @@
+// Leaves of the down projection by tiles of rows and panels, whose sums stay in registers over all groups.
+// NUMERICS, Exact sum. Included by one .cc file, inside its anonymous namespace, behind leaves.h.
+
+// Leaves of groups [first_group, first_group + groups) of P panels for R rows; codes [groups][stride].
+template <bool exact, bool int4, int R, int P>
+__attribute__((noinline)) void LeafTile(const Matrix& m, const Panels& at, int64_t first_group,
+                                        int64_t groups, const PreparedRow* codes, int64_t stride,
+                                        const int32_t* rows, const LeafSums& to) {
+  Fixed fixed[P * R];
+  uint32_t good[P * R];
+  alignas(64) float leaves[P * R * kLanes];
+  for (int i = 0; i < P * R; ++i) {
+    fixed[i] = ZeroFixed();
+    good[i] = 0xFFFF;
+    Store(leaves + i * kLanes, Zero());
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    const int32_t begin = m.first_term[first_group + g], end = m.first_term[first_group + g + 1];
+    const int64_t base = m.terms[begin].first_octet;
+    for (int32_t t = begin; t < end; ++t)
+      AddTerm<int4, R, P>(m, at, m.terms[t], base, first_group + g, codes + g * stride, leaves);
+    for (int i = 0; exact && i < P * R; ++i) {
+      good[i] &= AddLeaves(Load(leaves + i * kLanes), fixed[i]);
+      Store(leaves + i * kLanes, Zero());
+    }
+  }
+  for (int p = 0; p < P; ++p) {
+    const int64_t output = (at.panel + p) * kLanes, left = to.hidden - output;
+    for (int r = 0; r < R; ++r) {
+      const int64_t place = rows[r] * to.hidden + output;
+      if (exact) {
+        FlagError(good[p * R + r], left, to.row_errors + rows[r]);
+        AddSums(fixed[p * R + r], left, to.sums + place);
+      } else {
+        StoreUpTo(to.loose + place,
+                  Add(LoadUpTo(to.loose + place, left), Load(leaves + (p * R + r) * kLanes)), left);
+      }
+    }
+  }
+}
+template <bool exact, bool int4, int P>
+PACELINE_INLINE void LeafTileOf(int64_t tile, const Matrix& m, const Panels& at, int64_t first_group,
+                                int64_t groups, const PreparedRow* codes, int64_t stride, const int32_t* rows,
+                                const LeafSums& to) {
+  switch (tile) {
+    case 1:
+      return LeafTile<exact, int4, 1, P>(m, at, first_group, groups, codes, stride, rows, to);
+    case 2:
+      return LeafTile<exact, int4, 2, P>(m, at, first_group, groups, codes, stride, rows, to);
+    case 3:
+      return LeafTile<exact, int4, 3, P>(m, at, first_group, groups, codes, stride, rows, to);
+    case 4:
+      return LeafTile<exact, int4, 4, P>(m, at, first_group, groups, codes, stride, rows, to);
+    case 5:
+      return LeafTile < exact, int4,
+             kCodeRows<5 ? 1 : 5, P>(m, at, first_group, groups, codes, stride, rows, to);
+    default:
+      return LeafTile < exact, int4,
+             kCodeRows<6 ? 1 : 6, P>(m, at, first_group, groups, codes, stride, rows, to);
+  }
+}
+
+// Hidden outputs [begin, end), multiples of 64 but for the last; `next`: what is read afterwards.
+template <bool exact, bool int4>
+PACELINE_INLINE void DownByTiles(const LeafTask& task, int64_t begin, int64_t end, const uint8_t* next,
+                                 const LeafSums& to) {
+  const Matrix& m = *task.down;
+  const int64_t panels = Parts(end, kLanes);
+  const bool pairs = InPairs(int4, task.count);
+  const int64_t tiles = Parts(task.count, kCodeRows);
+  for (int64_t panel = begin / kLanes; panel < panels;) {
+    const int64_t wide = pairs && panel + 2 <= panels ? 2 : 1;
+    const uint8_t* then = panel + wide < panels ? m.data + (panel + wide) * m.panel_bytes : next;
+    for (int64_t row = 0, t = 0; row < task.count; ++t) {
+      const int64_t tile = TileRows(task.count - row);
+      const Panels at{panel, then, t, tiles};
+      if (wide == 1) {
+        LeafTileOf<exact, int4, 1>(tile, m, at, task.first_group, task.groups, task.codes + row, task.count,
+                                   task.rows + row, to);
+      } else {
+        LeafTileOf<exact, int4, kCodePanels>(tile, m, at, task.first_group, task.groups, task.codes + row,
+                                             task.count, task.rows + row, to);
+      }
+      row += tile;
+    }
+    panel += wide;
+  }
+}
