@@ -19,7 +19,9 @@ using Nodes = std::vector<int32_t>;  // ascending
 // Nodes looked at to make a grammar's rules deterministic, and again for a rule that is left as it was
 // written: some tenths of a second. Counted repetitions inside each other come to more.
 constexpr int64_t kDeterminiserWork = 20'000'000;
-constexpr int64_t kSinglesWork = 1'000'000;
+constexpr int64_t kSinglesWork = 300'000;
+// Nodes as written, before those that literals share become one.
+constexpr int64_t kMaxWritten = 400'000;
 
 struct RuleAutomaton {
   ByteAutomaton automaton;
@@ -291,7 +293,7 @@ absl::StatusOr<Grammar> GrammarBuilder::Build(int32_t root) const {
       "is too large: it comes to more than ", kMaxNodes,
       " states, or to too many ways between them; lower the bounds of its repetitions, or say less with it"));
   std::vector<RuleAutomaton> automata(rules_.size());
-  int64_t left = kMaxNodes;
+  int64_t left = kMaxWritten;
   for (size_t r = 0; r < rules_.size(); ++r) {
     AutomatonWriter writer(&automata[r].automaton, left);
     automata[r].start = writer.NewNode();

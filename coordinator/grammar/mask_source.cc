@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -13,7 +14,7 @@ namespace {
 
 // Of Prepare, some tenths of a second each: nodes of the vocabulary's tree, and edges of the grammar.
 constexpr int64_t kMaxLooks = 60'000'000;
-constexpr int64_t kMaxWork = 100'000'000;
+constexpr int64_t kMaxWork = 20'000'000;
 
 void Set(uint64_t* mask, TokenId id) { mask[id / 64] |= uint64_t{1} << (id % 64); }
 
@@ -30,20 +31,18 @@ MaskSource::MaskSource(Grammar grammar, std::shared_ptr<const TokenBytes> tokens
 
 absl::Status MaskSource::Prepare() {
   const std::lock_guard lock(mutex_);
-  int64_t looks = kMaxLooks, work = kMaxWork;
+  int64_t looks = kMaxLooks;
   for (size_t i = 0; i < grammar_.nodes.size() && looks > 0 && class_bytes_ < limits_.classes; ++i) {
     const Grammar::Node& node = grammar_.nodes[i];
     if (node.edges.empty() && node.calls.empty()) continue;
     if (classes_[static_cast<size_t>(class_of_[i])].known) continue;
-    const int64_t before = alone_ == nullptr ? 0 : alone_->work();
-    const ClassMask& made = MaskOf(static_cast<int32_t>(i));
-    work -= alone_->work() - before;
-    if (work < 0) {
+    const ClassMask* made = MaskWithin(static_cast<int32_t>(i), kMaxWork);
+    if (made == nullptr) {
       return absl::InvalidArgumentError(
           "takes too long to compile: its parts can be read in too many ways at once; make the alternatives "
           "begin differently, or say less with it");
     }
-    looks -= made.looks + 500;  // an empty mask is not free either
+    looks -= made->looks + 500;  // an empty mask is not free either
   }
   alone_.reset();
   return absl::OkStatus();
@@ -132,9 +131,12 @@ MaskSource::Statistics MaskSource::statistics() const {
 }
 
 const MaskSource::ClassMask& MaskSource::MaskOf(int32_t node) {
+  return *MaskWithin(node, std::numeric_limits<int64_t>::max());
+}
+
+const MaskSource::ClassMask* MaskSource::MaskWithin(int32_t node, int64_t max_work) {
   ClassMask& made = classes_[static_cast<size_t>(class_of_[static_cast<size_t>(node)])];
-  if (made.known) return made;
-  made.known = true;
+  if (made.known) return &made;
   if (alone_ == nullptr) alone_ = std::make_shared<Machine>(grammar_);
   const TokenTrie& trie = tokens_->brief();
   TokenMask mask(static_cast<size_t>(MaskWords(tokens_->vocab())));
@@ -153,6 +155,10 @@ const MaskSource::ClassMask& MaskSource::MaskOf(int32_t node) {
       made.leaves.push_back(i);
       made.behind += at.end - i - 1;
     }
+    if (alone_->work() > max_work) {
+      made = {};
+      return nullptr;
+    }
     if (alone_->bytes() > limits_.machine) Renew(alone_, std::span(path_).first(at.depth + 1u));
     ++i;
   }
@@ -167,8 +173,9 @@ const MaskSource::ClassMask& MaskSource::MaskOf(int32_t node) {
         made.few.push_back(static_cast<TokenId>(w * 64 + static_cast<size_t>(std::countr_zero(word))));
     }
   }
+  made.known = true;
   class_bytes_ += static_cast<int64_t>(made.dense.size() * 8 + made.few.size() * 4 + made.leaves.size() * 4);
-  return made;
+  return &made;
 }
 
 void MaskSource::Walk(const TokenTrie& trie, uint32_t begin, uint32_t end, int32_t depth, size_t start,

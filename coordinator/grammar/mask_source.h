@@ -80,6 +80,8 @@ class MaskSource {
   // Brings a cursor to the machine of today.
   void Refresh(Cursor& cursor);
   const ClassMask& MaskOf(int32_t node);
+  // MaskOf that gives up, and knows nothing, once `alone_` has done more than `max_work`.
+  const ClassMask* MaskWithin(int32_t node, int64_t max_work);
   std::shared_ptr<const TokenMask> MakeMask(Machine::Config config);
   // Sets the bits of the tokens that starts_[start] allows among nodes [begin, end) of `trie`, all of them
   // below one node of that depth.
