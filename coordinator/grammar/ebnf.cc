@@ -22,6 +22,7 @@ constexpr size_t kMaxRules = 10'000;
 // then known without looking back at who called.
 constexpr size_t kInlineParts = 24;
 constexpr int kInlineRounds = 4;
+constexpr int64_t kMaxInlined = 20'000;  // parts
 
 size_t PartsOf(const Expression& e) {
   size_t parts = 1 + e.bytes.size() / 8;
@@ -286,11 +287,12 @@ class EbnfParser {
     }
   }
 
-  static bool Replace(Expression& e, const std::map<int32_t, const Expression*>& small) {
+  bool Replace(Expression& e, const std::map<int32_t, const Expression*>& small) {
     if (e.kind == Expression::Kind::kRule) {
       const auto at = small.find(e.rule);
-      if (at == small.end()) return false;
+      if (at == small.end() || inlined_ > kMaxInlined) return false;
       e = Expression(*at->second);
+      inlined_ += static_cast<int64_t>(PartsOf(e));
       return true;
     }
     bool changed = false;
@@ -302,6 +304,7 @@ class EbnfParser {
   GrammarBuilder& builder_;
   std::vector<Rule> rules_;
   std::map<std::string, size_t> names_;
+  int64_t inlined_ = 0;
 };
 
 }  // namespace

@@ -33,14 +33,16 @@ constexpr int64_t kMaxInteger = 999'999'999'999'999'999;
 constexpr double kMaxDecimal = 1e15;
 
 // They say something to people, or about how values are kept.
-const Names kAnnotations = {"$schema",  "$id",         "$comment",   "$defs",           "definitions",
-                            "title",    "description", "default",    "examples",        "example",
-                            "readOnly", "writeOnly",   "deprecated", "contentEncoding", "contentMediaType",
-                            "strict"};
+const Names kAnnotations = {"$schema",  "$id",          "$comment",   "$defs",           "definitions",
+                            "title",    "description",  "default",    "examples",        "example",
+                            "readOnly", "writeOnly",    "deprecated", "contentEncoding", "contentMediaType",
+                            "strict",   "discriminator"};
 const Names kOfStrings = {"minLength", "maxLength", "pattern", "format"};
 const Names kOfNumbers = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"};
 const Names kOfArrays = {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"};
 const Names kOfObjects = {"properties", "required", "additionalProperties"};
+
+bool IsAnnotation(std::string_view key) { return key.starts_with("x-") || kAnnotations.contains(key); }
 
 absl::string_view Absl(std::string_view text) { return {text.data(), text.size()}; }
 
@@ -249,8 +251,7 @@ class SchemaReader {
   static absl::Status OnlyBeside(const Json& schema, const std::string& path, std::string_view key,
                                  const Names& allowed) {
     for (const auto& [name, value] : schema.items()) {
-      if (name == key || name == "nullable" || kAnnotations.contains(name) || allowed.contains(name))
-        continue;
+      if (name == key || name == "nullable" || IsAnnotation(name) || allowed.contains(name)) continue;
       return Unsupported(path, name, absl::StrCat("is not supported beside '", Absl(key), "'"));
     }
     return absl::OkStatus();
@@ -292,7 +293,7 @@ class SchemaReader {
     }
     const bool inferred = types.empty();
     for (const auto& [name, value] : schema.items()) {
-      if (name == "type" || name == "nullable" || kAnnotations.contains(name)) continue;
+      if (name == "type" || name == "nullable" || IsAnnotation(name)) continue;
       const char* of = kOfStrings.contains(name)   ? "string"
                        : kOfNumbers.contains(name) ? "number"
                        : kOfArrays.contains(name)  ? "array"

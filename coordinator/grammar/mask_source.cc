@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <compare>
+#include <limits>
 #include <utility>
 
 #include "base/check.h"
@@ -12,9 +12,9 @@
 namespace paceline {
 namespace {
 
-// Of Prepare, some tenths of a second each: nodes of the vocabulary's tree, and threads of configurations.
+// Of Prepare, some tenths of a second each: nodes of the vocabulary's tree, and edges of the grammar.
 constexpr int64_t kMaxLooks = 60'000'000;
-constexpr int64_t kMaxWork = 30'000'000;
+constexpr int64_t kMaxWork = 20'000'000;
 
 void Set(uint64_t* mask, TokenId id) { mask[id / 64] |= uint64_t{1} << (id % 64); }
 
@@ -31,20 +31,18 @@ MaskSource::MaskSource(Grammar grammar, std::shared_ptr<const TokenBytes> tokens
 
 absl::Status MaskSource::Prepare() {
   const std::lock_guard lock(mutex_);
-  int64_t looks = kMaxLooks, work = kMaxWork;
+  int64_t looks = kMaxLooks;
   for (size_t i = 0; i < grammar_.nodes.size() && looks > 0 && class_bytes_ < limits_.classes; ++i) {
     const Grammar::Node& node = grammar_.nodes[i];
     if (node.edges.empty() && node.calls.empty()) continue;
     if (classes_[static_cast<size_t>(class_of_[i])].known) continue;
-    const int64_t before = alone_ == nullptr ? 0 : alone_->work();
-    const ClassMask& made = MaskOf(static_cast<int32_t>(i));
-    work -= alone_->work() - before;
-    if (work < 0) {
+    const ClassMask* made = MaskWithin(static_cast<int32_t>(i), kMaxWork);
+    if (made == nullptr) {
       return absl::InvalidArgumentError(
           "takes too long to compile: its parts can be read in too many ways at once; make the alternatives "
           "begin differently, or say less with it");
     }
-    looks -= made.looks;
+    looks -= made->looks + 500;  // an empty mask is not free either
   }
   alone_.reset();
   return absl::OkStatus();
@@ -57,7 +55,7 @@ void MaskSource::Renew(std::shared_ptr<Machine>& machine, std::span<Machine::Con
     masks_.clear();
     made_.clear();
     // A text may be so deeply nested that it alone takes more.
-    max_bytes_ = std::max(limits_.machine, 2 * fresh->bytes());
+    max_bytes_ = limits_.machine + 2 * fresh->bytes();
   }
   machine = std::move(fresh);
 }
@@ -65,9 +63,10 @@ void MaskSource::Renew(std::shared_ptr<Machine>& machine, std::span<Machine::Con
 void MaskSource::Refresh(Cursor& cursor) {
   if (machine_->bytes() > max_bytes_) Renew(machine_, {});
   if (cursor.machine == machine_) return;
+  const int64_t before = machine_->bytes();
   machine_->Adopt(*cursor.machine, cursor.configs);
   cursor.machine = machine_;
-  max_bytes_ = std::max(max_bytes_, 2 * machine_->bytes());
+  max_bytes_ = std::max(max_bytes_, limits_.machine + 2 * (machine_->bytes() - before));
 }
 
 MaskSource::Cursor MaskSource::Start() {
@@ -132,9 +131,12 @@ MaskSource::Statistics MaskSource::statistics() const {
 }
 
 const MaskSource::ClassMask& MaskSource::MaskOf(int32_t node) {
+  return *MaskWithin(node, std::numeric_limits<int64_t>::max());
+}
+
+const MaskSource::ClassMask* MaskSource::MaskWithin(int32_t node, int64_t max_work) {
   ClassMask& made = classes_[static_cast<size_t>(class_of_[static_cast<size_t>(node)])];
-  if (made.known) return made;
-  made.known = true;
+  if (made.known) return &made;
   if (alone_ == nullptr) alone_ = std::make_shared<Machine>(grammar_);
   const TokenTrie& trie = tokens_->brief();
   TokenMask mask(static_cast<size_t>(MaskWords(tokens_->vocab())));
@@ -153,6 +155,10 @@ const MaskSource::ClassMask& MaskSource::MaskOf(int32_t node) {
       made.leaves.push_back(i);
       made.behind += at.end - i - 1;
     }
+    if (alone_->work() > max_work) {
+      made = {};
+      return nullptr;
+    }
     if (alone_->bytes() > limits_.machine) Renew(alone_, std::span(path_).first(at.depth + 1u));
     ++i;
   }
@@ -167,13 +173,14 @@ const MaskSource::ClassMask& MaskSource::MaskOf(int32_t node) {
         made.few.push_back(static_cast<TokenId>(w * 64 + static_cast<size_t>(std::countr_zero(word))));
     }
   }
+  made.known = true;
   class_bytes_ += static_cast<int64_t>(made.dense.size() * 8 + made.few.size() * 4 + made.leaves.size() * 4);
-  return made;
+  return &made;
 }
 
-void MaskSource::Walk(const TokenTrie& trie, uint32_t begin, uint32_t end, int32_t depth,
-                      Machine::Config config, uint64_t* mask) {
-  path_[static_cast<size_t>(depth)] = config;
+void MaskSource::Walk(const TokenTrie& trie, uint32_t begin, uint32_t end, int32_t depth, size_t start,
+                      uint64_t* mask) {
+  path_[static_cast<size_t>(depth)] = starts_[start];
   for (uint32_t i = begin; i < end;) {
     const TokenTrie::Node& node = trie.node(i);
     const Machine::Config next = machine_->Next(path_[node.depth - 1u], node.byte);
@@ -184,17 +191,21 @@ void MaskSource::Walk(const TokenTrie& trie, uint32_t begin, uint32_t end, int32
     path_[node.depth] = next;
     for (const TokenId id : trie.tokens(i)) Set(mask, id);
     ++i;
+    if (machine_->bytes() > max_bytes_ + limits_.machine) {
+      // Both the way to here and where other walks begin go along.
+      std::vector<Machine::Config> all(path_.begin(), path_.begin() + node.depth + 1);
+      all.insert(all.end(), starts_.begin(), starts_.end());
+      Renew(machine_, all);
+      std::copy(all.begin(), all.begin() + node.depth + 1, path_.begin());
+      std::copy(all.begin() + node.depth + 1, all.end(), starts_.begin());
+    }
   }
 }
 
 std::shared_ptr<const TokenMask> MaskSource::MakeMask(Machine::Config config) {
   auto mask = std::make_shared<TokenMask>(static_cast<size_t>(MaskWords(tokens_->vocab())));
   const std::span<const Machine::Thread> threads = machine_->threads(config);
-  struct Leaving {
-    const ClassMask* mask;
-    Machine::Config back;
-    auto operator<=>(const Leaving&) const = default;
-  };
+  using Leaving = std::pair<const ClassMask*, Machine::Config>;  // and where to
   std::vector<Leaving> leaving;
   int64_t behind = 0;
   // The machine may move its threads when it makes others.
@@ -204,25 +215,29 @@ std::shared_ptr<const TokenMask> MaskSource::MakeMask(Machine::Config config) {
     for (const TokenId id : known.few) Set(mask->data(), id);
     if (known.leaves.empty()) continue;
     const Machine::Config back = machine_->Returned(thread.stack);
-    if (back != Machine::kDead) leaving.push_back({&known, back});
+    if (back != Machine::kDead) leaving.emplace_back(&known, back);
   }
   std::sort(leaving.begin(), leaving.end());
   leaving.erase(std::unique(leaving.begin(), leaving.end()), leaving.end());
-  for (const Leaving& left : leaving) behind += left.mask->behind;
+  starts_ = {config};
+  for (const auto& [made, back] : leaving) {
+    behind += made->behind;
+    starts_.push_back(back);
+  }
   const TokenTrie& brief = tokens_->brief();
   if (behind > brief.size()) {
     // Rules that may end nearly anywhere: the whole tree is less than its parts.
-    Walk(brief, 0, brief.size(), 0, config, mask->data());
+    Walk(brief, 0, brief.size(), 0, 0, mask->data());
   } else {
-    for (const Leaving& left : leaving) {
-      for (const uint32_t leaf : left.mask->leaves) {
+    for (size_t i = 0; i < leaving.size(); ++i) {
+      for (const uint32_t leaf : leaving[i].first->leaves) {
         const TokenTrie::Node& node = brief.node(leaf);
-        Walk(brief, leaf + 1, node.end, node.depth, left.back, mask->data());
+        Walk(brief, leaf + 1, node.end, node.depth, i + 1, mask->data());
       }
     }
   }
   const TokenTrie& lengthy = tokens_->lengthy();
-  Walk(lengthy, 0, lengthy.size(), 0, config, mask->data());
+  Walk(lengthy, 0, lengthy.size(), 0, 0, mask->data());
   return mask;
 }
 

@@ -80,11 +80,12 @@ class MaskSource {
   // Brings a cursor to the machine of today.
   void Refresh(Cursor& cursor);
   const ClassMask& MaskOf(int32_t node);
+  // MaskOf that gives up, and knows nothing, once `alone_` has done more than `max_work`.
+  const ClassMask* MaskWithin(int32_t node, int64_t max_work);
   std::shared_ptr<const TokenMask> MakeMask(Machine::Config config);
-  // Sets the bits of the tokens that `config` allows among nodes [begin, end) of `trie`, all of them below
-  // one node of that depth.
-  void Walk(const TokenTrie& trie, uint32_t begin, uint32_t end, int32_t depth, Machine::Config config,
-            uint64_t* mask);
+  // Sets the bits of the tokens that starts_[start] allows among nodes [begin, end) of `trie`, all of them
+  // below one node of that depth.
+  void Walk(const TokenTrie& trie, uint32_t begin, uint32_t end, int32_t depth, size_t start, uint64_t* mask);
 
   const Grammar grammar_;
   const std::shared_ptr<const TokenBytes> tokens_;
@@ -99,6 +100,7 @@ class MaskSource {
   std::vector<std::shared_ptr<const TokenMask>> masks_;  // [configs of machine_], null where unknown
   std::deque<Machine::Config> made_;                     // masks in the order they were made
   std::vector<Machine::Config> path_;                    // of a walk: [depth]
+  std::vector<Machine::Config> starts_;                  // of the walks for one mask
   int64_t masks_made_ = 0;
 };
 
