@@ -28,9 +28,7 @@ class Embedding {
   static absl::Status Add(Loader& loader, Embedding* to);
   // out [tokens, hidden]. Ids are the caller's to check.
   void Lookup(std::span<const TokenId> tokens, float* out) const;
-  int64_t bytes() const {
-    return table_.outputs * table_.inputs * kernels::ElementBytes(table_.format);
-  }
+  int64_t bytes() const { return table_.outputs * table_.inputs * kernels::ElementBytes(table_.format); }
 
  private:
   kernels::PlainLinear table_;  // [vocab, hidden], borrowed from memory_ where it is not its own

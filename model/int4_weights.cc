@@ -67,8 +67,8 @@ Vector SquaredError(Vector x, Vector scale, Vector inverse) {
   return off * off;
 }
 
-// Squared errors of the group under each candidate: in one pass, for the sums of one candidate alone would wait on
-// each other.
+// Squared errors of the group under each candidate: in one pass, for the sums of one candidate alone would
+// wait on each other.
 void SquaredErrors(const float* x, int64_t count, const float* scales, float* errors) {
   constexpr int64_t kHalf = kLanes / 2;
   float lanes[kCandidates][kLanes] = {};

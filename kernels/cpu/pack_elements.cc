@@ -96,8 +96,8 @@ inline __m256i OctetsOfWords(__m256i words) {
   const __m256i middle_bytes = _mm256_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15,  //
                                                 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
   words = _mm256_shuffle_epi8(words, middle_bytes);
-  const __m256i swap = _mm256_and_si256(_mm256_xor_si256(words, _mm256_srli_epi32(words, 4)),
-                                        _mm256_set1_epi32(0x00F000F0));
+  const __m256i swap =
+      _mm256_and_si256(_mm256_xor_si256(words, _mm256_srli_epi32(words, 4)), _mm256_set1_epi32(0x00F000F0));
   return _mm256_xor_si256(words, _mm256_xor_si256(swap, _mm256_slli_epi32(swap, 4)));
 }
 
@@ -208,7 +208,8 @@ void PackElements(const PlainLinear& part, int64_t n0, int64_t k0, const Matrix&
       }
       return;
     case WeightFormat::kFp8Block128:
-      // A checkpoint with such a code is refused when it is read (LOAD-005); the kernels convert numbers only.
+      // A checkpoint with such a code is refused when it is read (LOAD-005); the kernels convert numbers
+      // only.
       for (int64_t n = 0; n < part.outputs; ++n) CHECK(!HasE4m3Nan(RowOf(part, n), part.inputs));
       PackFloats<1>(part, n0, k0, m, memory);
       return;
