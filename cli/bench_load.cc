@@ -1,4 +1,5 @@
-// `bench load`: a whole load of a head, beside what the disk gives to reads of the same files that nobody packs.
+// `bench load`: a whole load of a head, beside what the disk gives to reads of the same files that nobody
+// packs.
 #include <cstdio>
 #include <fstream>
 #include <string>
@@ -114,7 +115,8 @@ void PrintJson(const Measured& m, const std::string& cpu, const std::string& isa
 void PrintTables(const Measured& m, const std::string& cpu, const std::string& isa, int threads) {
   std::printf("%s, %s, %d threads, %s\n\n", cpu.c_str(), isa.c_str(), threads, m.report.mode.c_str());
   std::printf("| what | bytes | seconds | GB/s | share of the disk's rate |\n|---|---|---|---|---|\n");
-  for (const auto& [name, rate] : {std::pair("reading alone, before", &m.before), {"reading alone, after", &m.after}}) {
+  for (const auto& [name, rate] :
+       {std::pair("reading alone, before", &m.before), {"reading alone, after", &m.after}}) {
     std::printf("| %s | %s | %.2f | %.2f | |\n", name, BytesText(rate->bytes).c_str(), rate->seconds,
                 rate->bytes_per_second() / 1e9);
   }
@@ -122,9 +124,11 @@ void PrintTables(const Measured& m, const std::string& cpu, const std::string& i
               m.rate() / 1e9, 100 * m.share());
   std::printf("| stage | seconds |\n|---|---|\n");
   for (const Stage& stage : m.stages()) std::printf("| %s | %.2f |\n", stage.name, stage.seconds);
-  std::printf("\n| memory | bytes |\n|---|---|\n| weights | %s |\n| peak of the process | %s |\n| above weights | %s |\n",
-              BytesText(m.weight_bytes).c_str(), BytesText(m.peak_bytes).c_str(),
-              BytesText(m.peak_bytes - m.weight_bytes).c_str());
+  std::printf(
+      "\n| memory | bytes |\n|---|---|\n| weights | %s |\n| peak of the process | %s |\n| above weights | %s "
+      "|\n",
+      BytesText(m.weight_bytes).c_str(), BytesText(m.peak_bytes).c_str(),
+      BytesText(m.peak_bytes - m.weight_bytes).c_str());
 }
 
 }  // namespace

@@ -129,9 +129,8 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LoadTrunk(const TrunkRequest& reques
   options.drafting = request.drafting;
   options.load.io = request.compute.load_io;
   options.progress = request.progress;
-  ASSIGN_OR_RETURN(
-      std::unique_ptr<LocalTrunk> trunk,
-      LocalTrunk::Load(*request.checkpoint, request.placement, request.peers, std::move(options)));
+  ASSIGN_OR_RETURN(std::unique_ptr<LocalTrunk> trunk, LocalTrunk::Load(*request.checkpoint, request.placement,
+                                                                       request.peers, std::move(options)));
   SayNotes(trunk->load_report());
   return trunk;
 }

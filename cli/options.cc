@@ -197,7 +197,8 @@ void AddBenchLoad(CLI::App* app, BenchLoadOptions& bench) {
   AddDraft(app, bench.head.drafting);
   AddDrafters(app, bench.head.drafting);
   Group measuring(app, "Measuring");
-  measuring.AddDefault("limit", bench.limit_gb, "GB of the files read, before and after, to know the disk's rate")
+  measuring
+      .AddDefault("limit", bench.limit_gb, "GB of the files read, before and after, to know the disk's rate")
       ->check(Whole(1, 1 << 20))
       ->option_text("GB [16]");
   AddJson(app, bench.json);

@@ -16,9 +16,9 @@ namespace paceline::cli {
 
 // How this process computes.
 struct ComputeOptions {
-  std::string backend = "cpu";  // reference, cpu, cuda
-  std::string isa;              // avx2, avx512, vnni, amx, amx-emulated; empty: the best this machine has
-  int threads = 0;              // 0: max(1, cores / ranks on this machine)
+  std::string backend = "cpu";   // reference, cpu, cuda
+  std::string isa;               // avx2, avx512, vnni, amx, amx-emulated; empty: the best this machine has
+  int threads = 0;               // 0: max(1, cores / ranks on this machine)
   std::string load_io = "auto";  // how weights are read: auto, threads, buffered
 };
 

@@ -15,8 +15,8 @@ class LoadTrack {
  public:
   // Bytes so far and in all; `done` never falls.
   void Update(TimePoint now, int64_t done, int64_t total);
-  // Whether a log should have a line now: at the end; after a tenth more, but not within half a second; after five
-  // seconds. Says so once.
+  // Whether a log should have a line now: at the end; after a tenth more, but not within half a second; after
+  // five seconds. Says so once.
   bool DueInLog(TimePoint now);
 
   int64_t done() const { return done_; }
@@ -32,7 +32,7 @@ class LoadTrack {
   TimePoint first_{}, last_{};  // updates
   int64_t first_done_ = 0;
   TimePoint said_at_{};
-  int64_t said_ = 0;  // bytes
+  int64_t said_ = 0;    // bytes
   bool ended_ = false;  // and said so
 };
 

@@ -122,8 +122,8 @@ class LinearPacker {
  public:
   virtual ~LinearPacker() = default;
   // Elements of outputs [first_output, ..) and inputs [first_input, ..), absolute as in the whole; scales and
-  // zeros of a part are not looked at. From any thread; two parts at a time must not share a block of 128 inputs
-  // by 128 outputs. Parts begin at multiples of 128 of either, or take all of it.
+  // zeros of a part are not looked at. From any thread; two parts at a time must not share a block of 128
+  // inputs by 128 outputs. Parts begin at multiples of 128 of either, or take all of it.
   virtual void Add(const PlainLinear& part) = 0;
   // Once, behind the last part: scales and zeros of the whole, as PlainLinear has them.
   virtual std::unique_ptr<Linear> Finish(std::vector<float> scales, std::vector<uint8_t> zeros) = 0;

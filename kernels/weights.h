@@ -44,9 +44,9 @@ struct PlainLinear {
   int64_t first_output = 0;
   std::vector<uint8_t>
       data;  // [N, K] elements of 4, 2, 2 or 1 bytes; INT4: one code per byte; INT8: int8 codes
-  // Or the elements stay where they were read, `data` is empty and whoever made this keeps them alive: rows of
-  // [N, K] as above or, for INT4, word rows as GPTQ stores them ([ceil(K / 8), N] 32-bit words, word (r, n) with
-  // the codes of inputs 8r to 8r + 7 of output n from the lowest four bits up), `stride` bytes apart.
+  // Or the elements stay where they were read, `data` is empty and whoever made this keeps them alive: rows
+  // of [N, K] as above or, for INT4, word rows as GPTQ stores them ([ceil(K / 8), N] 32-bit words, word (r,
+  // n) with the codes of inputs 8r to 8r + 7 of output n from the lowest four bits up), `stride` bytes apart.
   const uint8_t* borrowed = nullptr;
   int64_t stride = 0;
   int64_t group = 0;  // inputs per scale (integer formats); K of the whole tensor for one scale per row

@@ -33,8 +33,9 @@ class BlockReader {
   virtual BlockDone Wait() = 0;
 };
 
-// Reads into [memory, memory + bytes) go faster, for that stretch is announced to the kernel once; others work
-// too. Unavailable says why the system gives no ring: too old, or forbidden (containers, kernel.io_uring_disabled).
+// Reads into [memory, memory + bytes) go faster, for that stretch is announced to the kernel once; others
+// work too. Unavailable says why the system gives no ring: too old, or forbidden (containers,
+// kernel.io_uring_disabled).
 absl::StatusOr<std::unique_ptr<BlockReader>> OpenRing(int depth, uint8_t* memory, int64_t bytes);
 std::unique_ptr<BlockReader> StartReadThreads(int threads);
 

@@ -121,8 +121,8 @@ class DirectoryCheckpoint final : public Checkpoint {
     return &source;
   }
   static LinearFacts Facts(const LinearSource& source) {
-    return {source.format, source.outputs, source.inputs, source.stored_bytes(), source.group,
-            source.zeros.present()};
+    return {source.format,         source.outputs, source.inputs,
+            source.stored_bytes(), source.group,   source.zeros.present()};
   }
 
   std::string directory_;

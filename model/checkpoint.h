@@ -54,7 +54,7 @@ class Checkpoint {
     int64_t outputs = 0;
     int64_t inputs = 0;
     int64_t stored_bytes = 0;
-    int64_t group = 0;          // INT4: inputs per scale
+    int64_t group = 0;           // INT4: inputs per scale
     bool rows_by_input = false;  // stored with the inputs outermost (GPTQ): parts of it are ranges of inputs
   };
   virtual absl::StatusOr<LinearFacts> DescribeLinear(const std::string& name) const = 0;

@@ -114,7 +114,8 @@ absl::StatusOr<PlainLinear> ReadRows(const Checkpoint& checkpoint, std::span<con
     OwnElements(part);
     Unblock(part);
     std::vector<int64_t> kept;
-    for (auto id = std::lower_bound(ids.begin(), ids.end(), run.begin); id != ids.end() && *id < run.end; ++id)
+    for (auto id = std::lower_bound(ids.begin(), ids.end(), run.begin); id != ids.end() && *id < run.end;
+         ++id)
       kept.push_back(*id - run.begin);
     KeepRows(part, kept);
     Append(rows, part);

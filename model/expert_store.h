@@ -36,7 +36,8 @@ class ExpertStore {
                                           const kernels::KernelTable& table);
   // All experts of one feed-forward ("mtp.layers.0.mlp") as layer 0.
   static std::unique_ptr<ExpertStore> AddWhole(Loader& loader, const std::string& mlp,
-                                               const kernels::KernelTable& table, const ExpertRule& rule = {});
+                                               const kernels::KernelTable& table,
+                                               const ExpertRule& rule = {});
 
   // Adds every leaf of `routes` to sums [x.rows, hidden]. Routes of one (expert, first group, groups) stand
   // together. FailedPrecondition names a leaf that is not held here.

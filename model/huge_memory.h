@@ -1,5 +1,5 @@
-// Plain memory in large amounts: zeroed, page aligned, on huge pages where the system gives them, and given back
-// when its owner goes. A page counts from its first touch.
+// Plain memory in large amounts: zeroed, page aligned, on huge pages where the system gives them, and given
+// back when its owner goes. A page counts from its first touch.
 #pragma once
 
 #include <cstdint>

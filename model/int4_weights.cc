@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -26,6 +27,7 @@ constexpr int64_t kLanes = 16;
 // Largest code the maximum of a group may take: 7 keeps weights that lie on an INT4 grid exactly, the others
 // trade a clipped maximum for a finer grid.
 constexpr float kTopCodes[] = {7.0f, 7.5f, 8.0f, 8.5f, 9.0f};
+constexpr int64_t kCandidates = std::size(kTopCodes);
 
 // Nearest FP16 where it is normal, else the value itself.
 float AsHalf(float scale) {
@@ -35,8 +37,9 @@ float AsHalf(float scale) {
 }
 
 // Adding and taking away 1.5 * 2^23 rounds to the nearest even integer.
+constexpr float kRound = 12582912.0f;
+
 float Code(float x, float inverse) {
-  constexpr float kRound = 12582912.0f;
   const float code = (x * inverse + kRound) - kRound;
   const float above = code > -8.0f ? code : -8.0f;
   return above < 7.0f ? above : 7.0f;
@@ -52,16 +55,48 @@ void EachLane(int64_t count, const Body& body) {
   for (; i < count; ++i) body(i, i % kLanes);
 }
 
-float SquaredError(const float* x, int64_t count, float scale) {
-  const float inverse = 1.0f / scale;
-  float lanes[kLanes] = {};
-  EachLane(count, [&](int64_t i, int64_t lane) {
-    const float off = x[i] - Code(x[i], inverse) * scale;
-    lanes[lane] += off * off;
-  });
-  float sum = 0;
-  for (const float lane : lanes) sum += lane;
-  return sum;
+// Half of the lanes at once: what the compiler makes of a vector is the best the machine has.
+using Vector = float __attribute__((vector_size(4 * kLanes / 2)));
+
+Vector SquaredError(Vector x, Vector scale, Vector inverse) {
+  const Vector round = Vector{} + kRound;
+  const Vector code = (x * inverse + round) - round;
+  const Vector low = Vector{} - 8.0f, high = Vector{} + 7.0f;
+  const Vector above = code > low ? code : low;
+  const Vector off = x - (above < high ? above : high) * scale;
+  return off * off;
+}
+
+// Squared errors of the group under each candidate: in one pass, for the sums of one candidate alone would
+// wait on each other.
+void SquaredErrors(const float* x, int64_t count, const float* scales, float* errors) {
+  constexpr int64_t kHalf = kLanes / 2;
+  float lanes[kCandidates][kLanes] = {};
+  float inverses[kCandidates];
+  for (int64_t c = 0; c < kCandidates; ++c) inverses[c] = 1.0f / scales[c];
+  int64_t i = 0;
+  Vector sums[kCandidates][2] = {};
+  for (; i + kLanes <= count; i += kLanes) {
+    Vector low, high;
+    std::memcpy(&low, x + i, sizeof(low));
+    std::memcpy(&high, x + i + kHalf, sizeof(high));
+    for (int64_t c = 0; c < kCandidates; ++c) {
+      const Vector scale = Vector{} + scales[c], inverse = Vector{} + inverses[c];
+      sums[c][0] += SquaredError(low, scale, inverse);
+      sums[c][1] += SquaredError(high, scale, inverse);
+    }
+  }
+  std::memcpy(lanes, sums, sizeof(lanes));
+  for (; i < count; ++i) {
+    for (int64_t c = 0; c < kCandidates; ++c) {
+      const float off = x[i] - Code(x[i], inverses[c]) * scales[c];
+      lanes[c][i % kLanes] += off * off;
+    }
+  }
+  std::fill_n(errors, kCandidates, 0.0f);
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    for (int64_t c = 0; c < kCandidates; ++c) errors[c] += lanes[c][lane];
+  }
 }
 
 // Returns the scale.
@@ -76,16 +111,16 @@ float RoundGroup(const float* x, int64_t count, uint8_t* codes) {
   std::memset(codes, 8, static_cast<size_t>(count));
   if (!std::isfinite(top)) return std::numeric_limits<float>::quiet_NaN();
   if (top < kernels::kSmallestMax) return 0;
+  float scales[kCandidates], errors[kCandidates];
+  for (int64_t c = 0; c < kCandidates; ++c) scales[c] = AsHalf(top / kTopCodes[c]);
+  SquaredErrors(x, count, scales, errors);
   float best_scale = 0;
   float best_error = std::numeric_limits<float>::infinity();
-  for (const float code : kTopCodes) {
-    const float scale = AsHalf(top / code);
-    const float error = SquaredError(x, count, scale);
-    if (error < best_error) {
-      best_error = error;
-      best_scale = scale;
+  for (int64_t c = 0; c < kCandidates; ++c) {
+    if (errors[c] < best_error) {
+      best_error = errors[c];
+      best_scale = scales[c];
     }
-    if (best_error == 0) break;
   }
   const float inverse = 1.0f / best_scale;
   for (int64_t i = 0; i < count; ++i)

@@ -54,8 +54,8 @@ struct LayerWeights {
   int64_t mixer_bytes = 0, feed_forward_bytes = 0;  // of the linears; routed experts not counted
 };
 
-// Adds the jobs that fill `to`, which stays where it is until the loader has run. `rule` sees every matrix but
-// routers and shared gates. `prefix` is "layers.3" or "mtp.layers.0". Errors are the checkpoint's.
+// Adds the jobs that fill `to`, which stays where it is until the loader has run. `rule` sees every matrix
+// but routers and shared gates. `prefix` is "layers.3" or "mtp.layers.0". Errors are the checkpoint's.
 absl::Status AddLayer(Loader& loader, const std::string& prefix, const LayerConfig& layer,
                       const kernels::KernelTable& table, const LinearRule& rule, LayerWeights* to);
 // One layer by itself, on the caller's thread.

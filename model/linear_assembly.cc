@@ -116,8 +116,7 @@ absl::Status AddLinear(Loader& loader, const std::string& name, Span64 outputs,
           checkpoint.ListLinear(name, part.outputs, part.inputs, ranges);
         },
         [&checkpoint, name, part, make = rule.make, assembly](const ReadAhead& ahead) -> absl::Status {
-          ASSIGN_OR_RETURN(PlainLinear plain,
-                           checkpoint.ReadLinear(name, part.outputs, part.inputs, ahead));
+          ASSIGN_OR_RETURN(PlainLinear plain, checkpoint.ReadLinear(name, part.outputs, part.inputs, ahead));
           if (make) make(plain);
           assembly->Add(plain);
           return absl::OkStatus();

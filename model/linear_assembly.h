@@ -1,4 +1,5 @@
-// A matrix that a load packs part by part, so that no matrix stands in memory in two forms however large it is.
+// A matrix that a load packs part by part, so that no matrix stands in memory in two forms however large it
+// is.
 #pragma once
 
 #include <functional>

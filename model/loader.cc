@@ -105,8 +105,8 @@ class LoadRun {
     std::stable_sort(order_.begin(), order_.end(), [](const Loader::Job* a, const Loader::Job* b) {
       return std::tie(a->first.file, a->first.begin) < std::tie(b->first.file, b->first.begin);
     });
-    arena_bytes_ = std::clamp(memory, rules_.block,
-                              loader_.options_.memory_bytes / rules_.block * rules_.block);
+    arena_bytes_ =
+        std::clamp(memory, rules_.block, loader_.options_.memory_bytes / rules_.block * rules_.block);
   }
 
   void OpenReader() {
@@ -148,7 +148,8 @@ class LoadRun {
     ready_changed_.notify_all();
   }
 
-  // Queues jobs whose bytes fit into memory, but no more than keep the reader busy. False: the load has failed.
+  // Queues jobs whose bytes fit into memory, but no more than keep the reader busy. False: the load has
+  // failed.
   bool TakeJobs() {
     while (true) {
       {
@@ -308,11 +309,11 @@ class LoadRun {
 
   // The reading thread's.
   ReadFiles files_;
-  size_t next_ = 0;                  // of order_
-  std::unique_ptr<Held> waiting_;    // the job after those, without memory yet
+  size_t next_ = 0;                // of order_
+  std::unique_ptr<Held> waiting_;  // the job after those, without memory yet
   std::vector<std::unique_ptr<Held>> under_way_;
   std::deque<Piece> queue_;
-  std::vector<Piece> slots_;         // by tag
+  std::vector<Piece> slots_;  // by tag
   std::vector<size_t> free_slots_;
 
   std::mutex mutex_;
@@ -321,7 +322,7 @@ class LoadRun {
   std::deque<std::unique_ptr<Held>> ready_;
   int64_t given_count_ = 0;  // times that memory came back
   int64_t given_seen_ = 0;   // of them, before the last attempt to take some
-  int64_t done_ = 0;  // bytes
+  int64_t done_ = 0;         // bytes
   bool stop_ = false;
   bool all_read_ = false;
   absl::Status error_;

@@ -1,7 +1,7 @@
 // Loading a share of a checkpoint at the speed of its disk. Whoever wants weights adds jobs: which bytes, and
-// what to make of them. Run reads ahead of all jobs in the order of the files, many reads at a time into a bounded
-// stretch of memory, while the compute threads turn what has come into packed weights and give the memory back.
-// So a weight is in memory in two forms only while it is being packed.
+// what to make of them. Run reads ahead of all jobs in the order of the files, many reads at a time into a
+// bounded stretch of memory, while the compute threads turn what has come into packed weights and give the
+// memory back. So a weight is in memory in two forms only while it is being packed.
 #pragma once
 
 #include <cstdint>
@@ -45,9 +45,9 @@ struct LoadReport {
   int64_t misses = 0;             // reads that jobs had to do themselves
   int64_t peak_memory_bytes = 0;  // read ahead and being packed
   double seconds = 0;
-  double wait_seconds = 0;  // compute threads waited for bytes, on average
-  double work_seconds = 0;  // compute threads packed, on average
-  std::string mode;         // "io_uring, O_DIRECT"
+  double wait_seconds = 0;         // compute threads waited for bytes, on average
+  double work_seconds = 0;         // compute threads packed, on average
+  std::string mode;                // "io_uring, O_DIRECT"
   std::vector<std::string> notes;  // for people: what was refused
 };
 
@@ -60,15 +60,15 @@ class Loader {
   const Checkpoint& checkpoint() const { return checkpoint_; }
 
   // `list` appends the byte ranges that are wanted; called twice, on different threads. `use` gets them, on a
-  // compute thread; a LOAD-* error of it ends the load. Bytes of one job are in memory together: megabytes, not
-  // gigabytes.
+  // compute thread; a LOAD-* error of it ends the load. Bytes of one job are in memory together: megabytes,
+  // not gigabytes.
   using List = std::function<void(std::vector<FileRange>& ranges)>;
   using Use = std::function<absl::Status(const ReadAhead& ahead)>;
   void Add(List list, Use use);
   // On the thread of Run, after every job has ended well, in the order of the calls.
   void Then(std::function<void()> after) { after_.push_back({std::move(after), apart_}); }
-  // Jobs that `add` adds fail among themselves: their first error goes to *error, the rest of them is left out, and
-  // the load goes on.
+  // Jobs that `add` adds fail among themselves: their first error goes to *error, the rest of them is left
+  // out, and the load goes on.
   void Apart(absl::Status* error, const std::function<absl::Status()>& add);
 
   // Once. LOAD-003 also when a file was changed while it was read.

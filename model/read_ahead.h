@@ -1,5 +1,5 @@
-// Bytes that were read before anybody asked for them. Reading a tensor looks here first and goes to its file for
-// what is missing, so a read that failed ahead fails again, in the words of the tensor, or not at all.
+// Bytes that were read before anybody asked for them. Reading a tensor looks here first and goes to its file
+// for what is missing, so a read that failed ahead fails again, in the words of the tensor, or not at all.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@ class ReadAhead {
 
   void Add(const FileRange& range, const uint8_t* bytes) { held_.push_back({range, bytes}); }
 
-  // Bytes [offset, offset + bytes) of a tensor where they lie; null unless all of them are here, in one piece.
+  // Bytes [offset, offset + bytes) of a tensor where they lie; null unless all of them are here, in one
+  // piece.
   const uint8_t* View(const StoredTensor& tensor, int64_t offset, int64_t bytes) const;
   // The same as a copy, from the file where they are not here. LOAD-003.
   absl::Status Read(const StoredTensor& tensor, int64_t offset, int64_t bytes, void* out) const;

@@ -23,8 +23,8 @@ class ReadFiles {
   // Opened at the first call.
   int fd(int32_t number);
   bool direct(int32_t number) const { return opened_[static_cast<size_t>(number)].direct; }
-  // From now on through the page cache: the file system took the flag but not the reads. The old descriptor stays
-  // open, for other reads may be under way on it.
+  // From now on through the page cache: the file system took the flag but not the reads. The old descriptor
+  // stays open, for other reads may be under way on it.
   void GiveUpDirect(int32_t number, const std::string& why);
 
   // LOAD-003 names the first file read here that is no longer what was opened.

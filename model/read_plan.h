@@ -17,9 +17,10 @@ struct FileRange {
 };
 
 struct ReadRules {
-  int64_t block = 4096;                     // a power of two: O_DIRECT wants positions, lengths and memory in these
-  int64_t largest = int64_t{2} << 20;       // of one read; a multiple of `block`
-  int64_t merge_gap = int64_t{128} << 10;   // unwanted bytes between two ranges that are cheaper read than sought
+  int64_t block = 4096;  // a power of two: O_DIRECT wants positions, lengths and memory in these
+  int64_t largest = int64_t{2} << 20;  // of one read; a multiple of `block`
+  int64_t merge_gap =
+      int64_t{128} << 10;  // unwanted bytes between two ranges that are cheaper read than sought
 };
 
 // Consecutive bytes of one file that lie consecutively in memory, too.

@@ -16,9 +16,10 @@ struct ReadRate {
   double bytes_per_second() const { return seconds > 0 ? static_cast<double>(bytes) / seconds : 0; }
 };
 
-// Reads the checkpoint's files from front to back, at most `limit` bytes, as a loader with these options reads
-// but with nothing made of the bytes. LOAD-003.
-absl::StatusOr<ReadRate> MeasureReadRate(const Checkpoint& checkpoint, const LoadOptions& options, int64_t limit);
+// Reads the checkpoint's files from front to back, at most `limit` bytes, as a loader with these options
+// reads but with nothing made of the bytes. LOAD-003.
+absl::StatusOr<ReadRate> MeasureReadRate(const Checkpoint& checkpoint, const LoadOptions& options,
+                                         int64_t limit);
 
 // Takes the checkpoint's files out of the page cache, as far as the system does so.
 void DropFromPageCache(const Checkpoint& checkpoint);

@@ -99,7 +99,8 @@ absl::StatusOr<std::unique_ptr<BlockReader>> OpenRing(int depth, uint8_t* memory
   auto ring = std::make_unique<RingReader>(depth, memory, bytes);
   const int failed = ring->Open();
   if (failed == 0) return ring;
-  return absl::UnavailableError(absl::StrCat("io_uring is not to be had here (", std::strerror(-failed), ")"));
+  return absl::UnavailableError(
+      absl::StrCat("io_uring is not to be had here (", std::strerror(-failed), ")"));
 }
 
 }  // namespace paceline

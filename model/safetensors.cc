@@ -123,8 +123,8 @@ absl::Status SafetensorsFile::CheckUnchanged() const {
   if (::fstat(fd_, &facts) == 0 && facts.st_size == file_bytes_ && ChangedNs(facts) == changed_ns_)
     return absl::OkStatus();
   return Error(errors::kModelFile,
-               absl::StrCat(path_, ": was changed while it was read: it had ", file_bytes_,
-                            " bytes and has ", facts.st_size, "; load again when nobody writes to it"));
+               absl::StrCat(path_, ": was changed while it was read: it had ", file_bytes_, " bytes and has ",
+                            facts.st_size, "; load again when nobody writes to it"));
 }
 
 }  // namespace paceline

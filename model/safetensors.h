@@ -70,7 +70,7 @@ class SafetensorsFile {
   const std::vector<TensorEntry>& entries() const { return entries_; }
   int64_t file_bytes() const { return file_bytes_; }
   const std::string& header_digest() const { return header_digest_; }  // SHA-256 of the header, hex
-  int64_t data_begin() const { return data_begin_; }                  // where entries count from
+  int64_t data_begin() const { return data_begin_; }                   // where entries count from
   int fd() const { return fd_; }
   // Among the files of a folder: what FileRange::file says.
   int32_t number() const { return number_; }
@@ -81,7 +81,8 @@ class SafetensorsFile {
   absl::Status Read(const TensorEntry& entry, int64_t offset, int64_t bytes, void* out) const;
   // Bytes of the file at an absolute position, for samples. LOAD-003.
   absl::Status ReadAt(int64_t position, int64_t bytes, void* out) const;
-  // A second descriptor, the caller's, whose reads go past the page cache. Unavailable says why there is none.
+  // A second descriptor, the caller's, whose reads go past the page cache. Unavailable says why there is
+  // none.
   absl::StatusOr<int> OpenDirect() const;
   // LOAD-003 when the file is no longer what was opened: its size or the time of its last change.
   absl::Status CheckUnchanged() const;

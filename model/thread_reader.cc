@@ -52,8 +52,8 @@ class ThreadReader final : public BlockReader {
   static int64_t ReadBlock(const BlockRead& read) {
     int64_t came = 0;
     while (came < read.bytes) {
-      const ssize_t got = ::pread(read.fd, read.to + came, static_cast<size_t>(read.bytes - came),
-                                  read.position + came);
+      const ssize_t got =
+          ::pread(read.fd, read.to + came, static_cast<size_t>(read.bytes - came), read.position + came);
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return came > 0 ? came : -errno;
       if (got == 0) break;

@@ -93,7 +93,9 @@ class LocalTrunk final : public Trunk {
   Bytes bytes() const;
   const LoadReport& load_report() const { return load_report_; }
   // Of every packed weight held here: experts, dense layers, head, embedding, drafting layer and head.
-  int64_t weight_bytes() const { return bytes().dense + bytes().head + bytes().experts + extra_weight_bytes_; }
+  int64_t weight_bytes() const {
+    return bytes().dense + bytes().head + bytes().experts + extra_weight_bytes_;
+  }
   int64_t expert_leaves() const { return experts_->leaves(); }
   int64_t expert_count() const { return experts_->experts(); }
   ThreadPool& pool() { return pool_; }

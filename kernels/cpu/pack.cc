@@ -1,4 +1,5 @@
 // Packing of weights, and the memory helpers of the cpu backend.
+#include <immintrin.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -27,16 +28,8 @@ T* Items(Storage& storage, int64_t count) {
 
 // fp32 to F16 where that loses nothing.
 bool ToF16Exactly(float x, uint16_t* out) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
-  const float magnitude = std::fabs(x);
-  if (!(magnitude <= 65504.0f)) return false;
-  if (magnitude < 0x1p-14f) {
-    *out = static_cast<uint16_t>(sign | static_cast<uint16_t>(magnitude * 0x1p24f));
-  } else {
-    *out = static_cast<uint16_t>(sign | ((bits & 0x7FFFFFFF) - (uint32_t{112} << 23)) >> 13);
-  }
-  return std::bit_cast<uint32_t>(FromF16(*out)) == bits;
+  *out = static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+  return std::fabs(x) <= 65504.0f && std::bit_cast<uint32_t>(_cvtsh_ss(*out)) == std::bit_cast<uint32_t>(x);
 }
 
 void PackScales(const PlainLinear& w, PackedMatrix& to) {

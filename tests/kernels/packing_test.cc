@@ -1,5 +1,5 @@
-// One matrix on every road into a backend: whole, from elements that lie elsewhere, and part by part in any order.
-// All of them compute the same bits.
+// One matrix on every road into a backend: whole, from elements that lie elsewhere, and part by part in any
+// order. All of them compute the same bits.
 #include <gtest/gtest.h>
 
 #include <algorithm>

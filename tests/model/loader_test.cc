@@ -1,5 +1,5 @@
-// Loading over the real ring, the real threads and real files: what comes is what is there, however it is read and
-// whatever goes wrong on the way.
+// Loading over the real ring, the real threads and real files: what comes is what is there, however it is
+// read and whatever goes wrong on the way.
 #include "model/loader.h"
 
 #include <fcntl.h>
@@ -23,8 +23,8 @@
 namespace paceline {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::Folder;
+using ::testing::HasSubstr;
 using testing::SmallConfig;
 using testing::SmallTensors;
 using testing::Tensors;
@@ -164,10 +164,11 @@ TEST_F(LoaderTest, NothingToReadIsALoad) {
   Loader none(*checkpoint_);
   EXPECT_TRUE(none.Run(pool_, {}).ok());
   Loader empty(*checkpoint_);
-  empty.Add([](std::vector<FileRange>&) {}, [this](const ReadAhead&) {
-    ++used_;
-    return absl::OkStatus();
-  });
+  empty.Add([](std::vector<FileRange>&) {},
+            [this](const ReadAhead&) {
+              ++used_;
+              return absl::OkStatus();
+            });
   EXPECT_TRUE(empty.Run(pool_, {}).ok());
   EXPECT_EQ(used_, 1);
 }
@@ -226,7 +227,8 @@ TEST_F(LoaderTest, RefusedDirectReadsGoThroughThePageCache) {
   EXPECT_EQ(wrong_, 0);
   EXPECT_THAT(loader.report().mode, HasSubstr(", page cache"));
   ASSERT_FALSE(loader.report().notes.empty());
-  EXPECT_THAT(loader.report().notes.back(), HasSubstr("model.safetensors cannot be read past the page cache"));
+  EXPECT_THAT(loader.report().notes.back(),
+              HasSubstr("model.safetensors cannot be read past the page cache"));
 }
 
 TEST_F(LoaderTest, ARefusedRingLeavesThreads) {
@@ -249,11 +251,12 @@ TEST_F(LoaderTest, AFileThatWasCutIsAnErrorInTheWordsOfItsTensor) {
     const StoredTensor last{checkpoint->files()[0].get(), &checkpoint->files()[0]->entries().back()};
     std::filesystem::resize_file(path(), static_cast<uintmax_t>(checkpoint->files()[0]->file_bytes() - 5));
     Loader loader(*checkpoint, Small(io));
-    loader.Add([&](std::vector<FileRange>& ranges) { ranges.push_back(last.RangeOf(0, last.entry->bytes())); },
-               [&](const ReadAhead& ahead) {
-                 std::string bytes(static_cast<size_t>(last.entry->bytes()), '\0');
-                 return ahead.Read(last, 0, last.entry->bytes(), bytes.data());
-               });
+    loader.Add(
+        [&](std::vector<FileRange>& ranges) { ranges.push_back(last.RangeOf(0, last.entry->bytes())); },
+        [&](const ReadAhead& ahead) {
+          std::string bytes(static_cast<size_t>(last.entry->bytes()), '\0');
+          return ahead.Read(last, 0, last.entry->bytes(), bytes.data());
+        });
     const absl::Status loaded = loader.Run(pool_, {});
     EXPECT_THAT(std::string(loaded.message()), HasSubstr("LOAD-003: "));
     EXPECT_THAT(std::string(loaded.message()), HasSubstr(last.entry->name));
@@ -381,8 +384,8 @@ TEST(LoadArena, LendsEveryByteOnceAndTakesAllBack) {
   EXPECT_EQ(arena.lent_bytes(), 0);
 }
 
-// Reads ahead give what reads without give, of every layer and every slice of an expert, and the list of ranges is
-// all that is read.
+// Reads ahead give what reads without give, of every layer and every slice of an expert, and the list of
+// ranges is all that is read.
 void ExpectReadsAhead(const Checkpoint& checkpoint) {
   const ModelConfig& config = checkpoint.config();
   Loader loader(checkpoint, Small(LoadIo::kRing));
@@ -408,12 +411,13 @@ void ExpectReadsAhead(const Checkpoint& checkpoint) {
   const int64_t middle = std::min<int64_t>(128, config.expert_columns);
   for (size_t layer = 0; layer < config.layers.size(); ++layer) {
     const std::string prefix = "layers." + std::to_string(layer);
-    loader.Add([&, prefix](auto& ranges) { checkpoint.ListVector(prefix + ".input_layernorm.weight", ranges); },
-               [&, prefix](const ReadAhead& ahead) {
-                 wrong += *checkpoint.ReadVector(prefix + ".input_layernorm.weight", ahead) !=
-                          *checkpoint.ReadVector(prefix + ".input_layernorm.weight");
-                 return absl::OkStatus();
-               });
+    loader.Add(
+        [&, prefix](auto& ranges) { checkpoint.ListVector(prefix + ".input_layernorm.weight", ranges); },
+        [&, prefix](const ReadAhead& ahead) {
+          wrong += *checkpoint.ReadVector(prefix + ".input_layernorm.weight", ahead) !=
+                   *checkpoint.ReadVector(prefix + ".input_layernorm.weight");
+          return absl::OkStatus();
+        });
     if (config.layers[layer].feed_forward != FeedForward::kMoe) continue;
     const std::string mlp = prefix + ".mlp";
     for (int32_t e = 0; e < config.experts; ++e) {
@@ -438,8 +442,7 @@ void ExpectReadsAhead(const Checkpoint& checkpoint) {
 }
 
 TEST(ReadAheadTest, GivesWhatTheFilesGive) {
-  for (const auto& folder :
-       std::filesystem::directory_iterator(PACELINE_SOURCE_DIR "/tests/goldens/cases")) {
+  for (const auto& folder : std::filesystem::directory_iterator(PACELINE_SOURCE_DIR "/tests/goldens/cases")) {
     SCOPED_TRACE(folder.path().string());
     ExpectReadsAhead(**Checkpoint::Open(folder.path().string()));
   }
@@ -467,7 +470,8 @@ int64_t StatusKb(const std::string& field) {
   return -1;
 }
 
-// A head of 96 MiB in BF16 becomes 48 MiB of INT8: in one piece it would take twice its stored size beside that.
+// A head of 96 MiB in BF16 becomes 48 MiB of INT8: in one piece it would take twice its stored size beside
+// that.
 TEST(LoadMemory, NothingLargeIsThereTwice) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "sanitizers have memory of their own";
