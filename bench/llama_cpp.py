@@ -33,7 +33,7 @@ VERSION = "0.3.36"  # of llama-cpp-python
 SHAPE = "Qwen3.5-122B-A10B"
 ROWS = [1, 4, 8]
 DEPTHS = [1, 2, 3, 4]
-DRAFTED_TOKENS = 40
+DRAFTED_TOKENS = 64
 PATIENCE = 600  # seconds for a server to load
 
 
@@ -84,7 +84,7 @@ class LlamaCpp:
 
     def peer(self, *words):
         env = {**os.environ, "PYTHONPATH": str(self.source), "LLAMA_CPP_LIB_PATH": str(self.build / "bin")}
-        return json.loads(call(self.python, BENCH / "llama_peer.py", *words, env=env, stderr=subprocess.DEVNULL))
+        return json.loads(call(self.python, "-P", BENCH / "llama_peer.py", *words, env=env, stderr=subprocess.DEVNULL))
 
     def write_model(self, path, layers, mtp):
         if not path.exists():
@@ -216,7 +216,7 @@ class Server:
 
 
 def their_drafted_steps(options, theirs, model):
-    """{depth: seconds per step}. A step brings its accepted drafts and one token."""
+    """{depth: seconds per step}. A step brings its accepted drafts and one token; the first token came with the prompt."""
     steps = {}
     for depth in [0, *DEPTHS]:
         say(f"llama.cpp drafting {depth}")
@@ -228,7 +228,7 @@ def their_drafted_steps(options, theirs, model):
                 accepted = timings.get("draft_n_accepted", 0)
                 if depth and not timings.get("draft_n"):
                     raise RuntimeError(f"llama-server drafted nothing at depth {depth}; see {server.log.name}")
-                seconds.append(timings["predicted_ms"] / 1e3 / (timings["predicted_n"] - accepted))
+                seconds.append(timings["predicted_ms"] / 1e3 / (timings["predicted_n"] - 1 - accepted))
             steps[depth] = statistics.median(seconds)
     return steps
 

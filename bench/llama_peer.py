@@ -1,9 +1,10 @@
 """llama.cpp's side of bench/llama_cpp.py: one process, one JSON line.
 
-    llama_peer.py MODEL.gguf --threads 2 --rows 1,4,8 --prefill 512      steps, as `paceline bench step` takes them
-    llama_peer.py MODEL.gguf --threads 2 --first-token                   loads, decodes one token, ends
+    python3 -P llama_peer.py MODEL.gguf --threads 2 --rows 1,4,8 --prefill 512      steps, as `paceline bench step` takes them
+    python3 -P llama_peer.py MODEL.gguf --threads 2 --first-token                   loads, decodes one token, ends
 
 Runs on the bindings of llama-cpp-python with the library that LLAMA_CPP_LIB_PATH names. Every row of a step gets its logits.
+-P: the folder of this file has a llama_cpp.py of its own.
 """
 import argparse
 import ctypes

@@ -23,6 +23,7 @@ namespace {
 constexpr int64_t kContext = 64;  // positions before the measured steps
 constexpr int kWarmSteps = 3;
 constexpr int kSteps = 15;  // measured; the median counts
+constexpr int kPrompts = 3;
 
 // What the meter saw of a step that took `step_s`; what it did not see belongs to "other".
 MeasuredStep Described(std::string kind, int rows, int64_t tokens, double step_s, const StageMeter& meter) {
@@ -46,7 +47,7 @@ class StepBench {
   // step.
   absl::StatusOr<MeasuredStep> Rows(int rows) {
     RETURN_IF_ERROR(Run(0, kContext, 0).status());
-    std::vector<std::pair<double, StageMeter>> steps;  // seconds
+    std::vector<Timed> steps;
     int64_t position = kContext;
     for (int i = 0; i < kWarmSteps + kSteps; ++i) {
       StageMeter meter;
@@ -57,24 +58,35 @@ class StepBench {
       position += rows;
       if (i >= kWarmSteps) steps.push_back({*seconds, meter});
     }
-    // The step of median length speaks for the stages too.
-    std::nth_element(steps.begin(), steps.begin() + kSteps / 2, steps.end(),
-                     [](const auto& a, const auto& b) { return a.first < b.first; });
-    const auto& [seconds, meter] = steps[kSteps / 2];
+    const auto& [seconds, meter] = Median(steps);
     return Described(rows == 1 ? "decode" : "verify", rows, rows, seconds, meter);
   }
 
   absl::StatusOr<MeasuredStep> Prefill(int tokens) {
     RETURN_IF_ERROR(Prompt(std::min(tokens, chunk_)).status());
-    StageMeter meter;
-    trunk_.SetMeter(&meter);
-    const absl::StatusOr<double> seconds = Prompt(tokens);
-    trunk_.SetMeter(nullptr);
-    RETURN_IF_ERROR(seconds.status());
-    return Described("prefill", tokens, tokens, *seconds, meter);
+    std::vector<Timed> prompts;
+    for (int i = 0; i < kPrompts; ++i) {
+      StageMeter meter;
+      trunk_.SetMeter(&meter);
+      const absl::StatusOr<double> seconds = Prompt(tokens);
+      trunk_.SetMeter(nullptr);
+      RETURN_IF_ERROR(seconds.status());
+      prompts.push_back({*seconds, meter});
+    }
+    const auto& [seconds, meter] = Median(prompts);
+    return Described("prefill", tokens, tokens, seconds, meter);
   }
 
  private:
+  using Timed = std::pair<double, StageMeter>;  // seconds
+  // The one of median length speaks for its stages too.
+  static const Timed& Median(std::vector<Timed>& all) {
+    const auto middle = all.begin() + static_cast<int64_t>(all.size() / 2);
+    std::nth_element(all.begin(), middle, all.end(),
+                     [](const Timed& a, const Timed& b) { return a.first < b.first; });
+    return *middle;
+  }
+
   absl::StatusOr<double> Prompt(int tokens) {
     double seconds = 0;
     for (int first = 0; first < tokens; first += chunk_) {

@@ -83,7 +83,7 @@ class LocalTrunk final : public Trunk {
   // Books the stages of every step from now on; null stops it. Outlives the trunk or its own replacement.
   void SetMeter(StageMeter* meter) { meter_ = meter; }
 
-  // Weights read by one decode step of `rows` rows, by kind; the byte meter of `bench step`.
+  // Weights held here, by kind. What a step reads of them: SetMeter.
   struct Bytes {
     int64_t dense = 0;        // mixers, shared experts, routers
     int64_t head = 0;         // LM head rows held here

@@ -94,10 +94,10 @@ TEST_P(MtpRollback, EveryDepthAndEveryNumberOfRightDrafts) {
       Feed feed(target_, *drafter_, 1, text_, hidden_, pages);
       feed.Commit(40);
       while (feed.left() > right + 1) {
+        feed.Draft(depth);
         // A chain behind a token that was not drawn after all: its slot must be written again.
         if (feed.position() % 3 == 0)
           feed.DraftBehind((text_[static_cast<size_t>(feed.position())] + 1) % 7, depth);
-        feed.Draft(depth);
         ExpectTwin(SequenceId(1), pages);
         feed.Commit(right + 1);
         ExpectTwin(SequenceId(1), pages);
