@@ -14,6 +14,7 @@ namespace paceline {
 // Reasons (ErrorInfo.reason). A client may rely on them as on field numbers.
 namespace reasons {
 inline constexpr char kInvalidField[] = "INVALID_FIELD";
+inline constexpr char kGrammarInvalid[] = "GRAMMAR_INVALID";
 inline constexpr char kContextLength[] = "CONTEXT_LENGTH_EXCEEDED";
 inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";
 inline constexpr char kRequestIdReused[] = "REQUEST_ID_REUSED";

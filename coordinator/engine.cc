@@ -99,6 +99,7 @@ Engine::Engine(Parts parts, GenerationDefaults defaults, SchedulerOptions option
       defaults_(std::move(defaults)),
       policy_(options.speculation),
       info_(parts.trunk->info()),
+      constraints_(std::make_unique<ConstraintCompiler>(parts.tokenizer, info_.vocab)),
       mailbox_(kMailboxItems),
       scheduler_(info_, options, parts_.log) {
   wants_costs_ = policy_.mode == DraftMode::kAuto;
@@ -185,7 +186,41 @@ absl::StatusOr<SequenceSpec> Engine::Resolve(const GenerateRequest& request) con
   if (!request.stopping.ignore_eos)
     stops.insert(stops.end(), defaults_.eos_token_ids.begin(), defaults_.eos_token_ids.end());
   if (!stops.empty()) spec.stops = std::make_shared<const std::vector<TokenId>>(std::move(stops));
+  RETURN_IF_ERROR(ResolveConstraint(request, spec));
   return spec;
+}
+
+// A constrained text ends where its grammar does, so nothing else may end it, and something must.
+absl::Status Engine::ResolveConstraint(const GenerateRequest& request, SequenceSpec& spec) const {
+  const ConstraintSpec& asked = request.constraint;
+  if (asked.kind == ConstraintSpec::Kind::kNone) return absl::OkStatus();
+  const StoppingOptions& stopping = request.stopping;
+  if (!stopping.stop_strings.empty()) {
+    return FieldError("stopping.stop_strings",
+                      "a constrained text ends where its constraint does; leave the stop strings out");
+  }
+  if (stopping.min_tokens > 0) {
+    return FieldError("stopping.min_tokens",
+                      "a constrained text ends where its constraint does; leave min_tokens out");
+  }
+  if (spec.stops == nullptr) {
+    return stopping.ignore_eos
+               ? FieldError("stopping.ignore_eos", "a constrained text must be able to end; leave ignore_eos out")
+               : FieldError("constraint",
+                            "this model names no id that ends a text; give one in stopping.stop_token_ids");
+  }
+  absl::StatusOr<std::shared_ptr<const Constraint>> compiled =
+      constraints_->Compile(asked, spec.prompt, *spec.stops);
+  if (absl::IsUnimplemented(compiled.status())) {
+    return WithField(WithReason(compiled.status(), reasons::kFeatureDisabled), "constraint");
+  }
+  if (!compiled.ok()) {
+    const absl::string_view why = compiled.status().message();
+    return WithReason(FieldError(ConstraintField(asked.kind), {why.data(), why.size()}),
+                      reasons::kGrammarInvalid);
+  }
+  spec.sampling.constraint = *std::move(compiled);
+  return absl::OkStatus();
 }
 
 absl::Status Engine::Check(const GenerateRequest& request) const { return Resolve(request).status(); }

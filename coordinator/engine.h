@@ -22,6 +22,7 @@
 #include "base/cluster.h"
 #include "base/mailbox.h"
 #include "base/step.h"
+#include "coordinator/grammar/constraint.h"
 #include "coordinator/request.h"
 #include "coordinator/sampling_defaults.h"
 #include "coordinator/scheduler.h"
@@ -132,6 +133,7 @@ class Engine {
   // Thread-safe.
   bool CanDraft() const;
   absl::StatusOr<SequenceSpec> Resolve(const GenerateRequest& request) const;
+  absl::Status ResolveConstraint(const GenerateRequest& request, SequenceSpec& spec) const;
 
   // All of these on the engine thread.
   void Loop();
@@ -159,6 +161,7 @@ class Engine {
   const GenerationDefaults defaults_;
   const SpeculationPolicy policy_;
   const TrunkInfo info_;
+  const std::unique_ptr<ConstraintCompiler> constraints_;
   Mailbox<Message> mailbox_;
   std::atomic<uint64_t> next_sequence_{1};
   std::atomic<bool> stopping_{false};

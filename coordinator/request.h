@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/ids.h"
 #include "base/step.h"
+#include "coordinator/grammar/spec.h"
 #include "coordinator/speculation.h"
 
 namespace paceline {
@@ -47,6 +48,7 @@ struct GenerateRequest {
       {};  // text (special tokens recognised, nothing added) or ids
   SamplingOptions sampling;
   StoppingOptions stopping;
+  ConstraintSpec constraint;
   SpeculationOptions speculation;
   bool logprobs = false;     // of every generated token
   int32_t top = 0;           // candidates per generated token, with their log-probabilities

@@ -36,7 +36,6 @@ absl::Status CheckUnsupported(const pb::GenerateRequest& wire) {
     return FieldError("sampling.num_sequences", "expected at least 1, got 0");
   }
   if (sampling.num_sequences() > 1) return NotYet("sampling.num_sequences");
-  if (wire.constraint().kind_case() != pb::Constraint::KIND_NOT_SET) return NotYet("constraint");
   if (wire.response().has_prompt_logprobs()) return NotYet("response.prompt_logprobs");
   if (wire.response().usage_every_chunk()) return NotYet("response.usage_every_chunk");
   return absl::OkStatus();
@@ -80,6 +79,59 @@ absl::StatusOr<SamplingOptions> SamplingFromWire(const pb::SamplingParams& wire)
   ASSIGN_OR_RETURN(sampling.allowed_token_ids,
                    IdsFromWire(wire.allowed_token_ids(), "sampling.allowed_token_ids"));
   return sampling;
+}
+
+ConstraintSpec ConstraintFromWire(const pb::Constraint& wire) {
+  ConstraintSpec spec;
+  switch (wire.kind_case()) {
+    case pb::Constraint::kJsonSchema:
+      spec.kind = ConstraintSpec::Kind::kJsonSchema;
+      spec.text = wire.json_schema();
+      break;
+    case pb::Constraint::kJsonObject:
+      if (wire.json_object()) spec.kind = ConstraintSpec::Kind::kJsonObject;
+      break;
+    case pb::Constraint::kRegex:
+      spec.kind = ConstraintSpec::Kind::kRegex;
+      spec.text = wire.regex();
+      break;
+    case pb::Constraint::kEbnf:
+      spec.kind = ConstraintSpec::Kind::kEbnf;
+      spec.text = wire.ebnf();
+      break;
+    case pb::Constraint::kChoice:
+      spec.kind = ConstraintSpec::Kind::kChoice;
+      spec.choices.assign(wire.choice().options().begin(), wire.choice().options().end());
+      break;
+    case pb::Constraint::KIND_NOT_SET:
+      break;
+  }
+  if (wire.has_after()) spec.after = wire.after();
+  return spec;
+}
+
+void ConstraintToWire(const ConstraintSpec& spec, pb::Constraint* wire) {
+  switch (spec.kind) {
+    case ConstraintSpec::Kind::kNone:
+      return;
+    case ConstraintSpec::Kind::kJsonSchema:
+      wire->set_json_schema(spec.text);
+      break;
+    case ConstraintSpec::Kind::kJsonObject:
+      wire->set_json_object(true);
+      break;
+    case ConstraintSpec::Kind::kRegex:
+      wire->set_regex(spec.text);
+      break;
+    case ConstraintSpec::Kind::kEbnf:
+      wire->set_ebnf(spec.text);
+      break;
+    case ConstraintSpec::Kind::kChoice:
+      for (const std::string& option : spec.choices) wire->mutable_choice()->add_options(option);
+      wire->mutable_choice();
+      break;
+  }
+  if (spec.after) wire->set_after(*spec.after);
 }
 
 absl::StatusOr<SpeculationOptions> SpeculationFromWire(const pb::SpeculationOptions& wire) {
@@ -241,6 +293,7 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire) {
       return FieldError("input", "expected text or token_ids, got neither");
   }
   ASSIGN_OR_RETURN(request.sampling, SamplingFromWire(wire.sampling()));
+  request.constraint = ConstraintFromWire(wire.constraint());
   ASSIGN_OR_RETURN(request.speculation, SpeculationFromWire(wire.speculation()));
   ASSIGN_OR_RETURN(request.stopping, StoppingFromWire(wire.stopping()));
   const pb::ResponseOptions& response = wire.response();
@@ -284,6 +337,8 @@ void RequestToWire(const GenerateRequest& request, pb::GenerateRequest* wire) {
     (*sampling->mutable_logit_bias())[static_cast<uint32_t>(id)] = bias;
   for (const TokenId id : request.sampling.allowed_token_ids)
     sampling->add_allowed_token_ids(static_cast<uint32_t>(id));
+  if (request.constraint.kind != ConstraintSpec::Kind::kNone)
+    ConstraintToWire(request.constraint, wire->mutable_constraint());
   SpeculationToWire(request.speculation, wire->mutable_speculation());
   pb::StoppingParams* stopping = wire->mutable_stopping();
   if (request.stopping.max_tokens)
