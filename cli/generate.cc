@@ -21,6 +21,27 @@
 namespace paceline::cli {
 namespace {
 
+absl::StatusOr<ConstraintSpec> ConstraintOf(const ConstraintFlags& flags) {
+  ConstraintSpec spec;
+  spec.after = flags.after;
+  if (!flags.json_schema.empty()) {
+    spec.kind = ConstraintSpec::Kind::kJsonSchema;
+    ASSIGN_OR_RETURN(spec.text, ReadWholeFile(flags.json_schema));
+  } else if (flags.json_object) {
+    spec.kind = ConstraintSpec::Kind::kJsonObject;
+  } else if (!flags.regex.empty()) {
+    spec.kind = ConstraintSpec::Kind::kRegex;
+    spec.text = flags.regex;
+  } else if (!flags.grammar.empty()) {
+    spec.kind = ConstraintSpec::Kind::kEbnf;
+    ASSIGN_OR_RETURN(spec.text, ReadWholeFile(flags.grammar));
+  } else if (!flags.choices.empty()) {
+    spec.kind = ConstraintSpec::Kind::kChoice;
+    spec.choices = flags.choices;
+  }
+  return spec;
+}
+
 absl::StatusOr<GenerateRequest> RequestOf(const GenerateOptions& options) {
   GenerateRequest request;
   ASSIGN_OR_RETURN(request.input, ReadPrompt(options.prompt));
@@ -36,6 +57,7 @@ absl::StatusOr<GenerateRequest> RequestOf(const GenerateOptions& options) {
   if (flags.repetition_penalty)
     request.sampling.repetition_penalty = static_cast<float>(*flags.repetition_penalty);
   for (const auto& [id, bias] : flags.logit_bias) request.sampling.logit_bias[id] = static_cast<float>(bias);
+  ASSIGN_OR_RETURN(request.constraint, ConstraintOf(options.constraint));
   // Unasked, the choice is the head's.
   if (options.head.drafting.draft_given) request.speculation = SpeculationOf(options.head.drafting.draft);
   if (flags.acceptance == "rejection") request.speculation.acceptance = AcceptanceRule::kRejection;

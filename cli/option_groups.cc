@@ -223,6 +223,27 @@ Sources AddPrompt(CLI::App* app, PromptOptions& prompt, bool required) {
   return sources;
 }
 
+Sources AddConstraint(CLI::App* app, ConstraintFlags& constraint) {
+  Group group(app, "Structured output");
+  const Sources sources = {
+      group.Add("json-schema", constraint.json_schema, "A file with a JSON schema that the text satisfies")
+          ->option_text("FILE"),
+      group.Flag("json-object", constraint.json_object, "The text is a JSON object"),
+      group.Add("regex", constraint.regex, "The whole text matches this regular expression")
+          ->option_text("REGEX"),
+      group.Add("grammar", constraint.grammar, "A file with a grammar (EBNF as in GBNF files) of the text")
+          ->option_text("FILE"),
+      group.Add("choice", constraint.choices, "The text is this; repeated: one of these")
+          ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+          ->allow_extra_args(false)
+          ->option_text("TEXT")};
+  group
+      .Add("after", constraint.after,
+           "The constraint begins behind this text; default: </think> where the prompt ends in a <think>")
+      ->option_text("TEXT");
+  return sources;
+}
+
 CLI::Option* AddJson(CLI::App* app, bool& json) {
   return Group(app, "Output").Flag("json", json, "One JSON object on stdout");
 }

@@ -85,6 +85,8 @@ CLI::Option* AddJson(CLI::App* app, bool& json);
 using Sources = std::vector<CLI::Option*>;
 int Given(const Sources& sources);
 Sources AddPrompt(CLI::App* app, PromptOptions& prompt, bool required = true);
+// What the text must be: the flags of which at most one is given.
+Sources AddConstraint(CLI::App* app, ConstraintFlags& constraint);
 // A flag on the command line wins over the environment twins of all its alternatives, not of itself alone.
 void PreferFlags(const Sources& sources, int argc, const char* const* argv);
 // What to say of flags of `app` that mean nothing against a running head, where `model` is one. Empty where

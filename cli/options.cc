@@ -393,6 +393,8 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   AddWorker(worker_app, worker, worker_insecure_links);
   CLI::Option* generate_draft = nullptr;
   PreferFlags(AddGenerate(generate_app, generate, logit_bias, generate_draft), argc, argv);
+  const Sources constraints = AddConstraint(generate_app, generate.constraint);
+  PreferFlags(constraints, argc, argv);
   AddScore(score_app, score);
   PreferFlags(AddVerify(verify_app, verify), argc, argv);
   AddBenchStep(step_app, bench_step);
@@ -413,6 +415,10 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
     if (!wrong.empty()) throw CLI::ValidationError(wrong);
     if (*draft_app && Given(bench_depths) > 1)
       throw CLI::ValidationError("--draft", "is one depth, --depths are several: give one of the two");
+    if (*generate_app && Given(constraints) > 1) {
+      throw CLI::ValidationError("structured output",
+                                 "give one of --json-schema, --json-object, --regex, --grammar and --choice");
+    }
     if (*generate_app && generate.sampling.acceptance == "rejection" && generate.sampling.seed) {
       throw CLI::ValidationError(
           "--acceptance rejection",

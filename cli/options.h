@@ -100,11 +100,22 @@ struct SamplingFlags {
   std::string acceptance = "coupled";  // coupled, rejection
 };
 
+// What the text must be; one of the five at most.
+struct ConstraintFlags {
+  std::string json_schema;  // file
+  bool json_object = false;
+  std::string regex;
+  std::string grammar;  // file
+  std::vector<std::string> choices;
+  std::optional<std::string> after;
+};
+
 struct GenerateOptions {
   HeadOptions head;  // head.model: a directory, or grpc://HOST:PORT
   PromptOptions prompt;
   std::optional<int64_t> max_tokens;
   SamplingFlags sampling;
+  ConstraintFlags constraint;
   bool ignore_eos = false;
   bool logits_hash = false;
   bool json = false;

@@ -23,6 +23,8 @@ class CodePointSet {
   // Adds everything that matches a member when case is ignored.
   void CloseOverCase();
 
+  // Sorted, neither overlapping nor adjacent.
+  std::span<const CodePointRange> ranges() const { return ranges_; }
   bool Contains(char32_t c) const;
   bool Intersects(const CodePointSet& other) const;
   // As a PCRE2 class of explicit ranges (UTF mode).

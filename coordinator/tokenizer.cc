@@ -85,6 +85,7 @@ class BpeTokenizer final : public Tokenizer {
   std::string_view TokenBytes(TokenId id) const override { return table_.Bytes(id); }
   bool HasToken(TokenId id) const override { return table_.Has(id); }
   bool IsSpecial(TokenId id) const override { return id >= 0 && id < table_.size() && special_[id]; }
+  bool IsAdded(TokenId id) const override { return id >= 0 && id < table_.size() && added_[id]; }
   int64_t size() const override { return table_.size(); }
   std::span<const TokenId> ByRank() const override { return ranked_; }
 
@@ -94,6 +95,7 @@ class BpeTokenizer final : public Tokenizer {
 
   TokenTable table_;
   std::vector<bool> special_;    // [size()]
+  std::vector<bool> added_;      // [size()]
   std::vector<TokenId> ranked_;  // bytes, then results of merges
   bool nfc_ = false;
   AddedTokenMatcher raw_added_;         // matched in the text as it comes
@@ -177,7 +179,7 @@ absl::Status BpeTokenizer::ReadAdded(const TokenizerFile& file, Ids ids) {
   ASSIGN_OR_RETURN(const std::vector<AddedToken> tokens, ReadAddedTokens(file.rest));
   const auto vocabulary = static_cast<int64_t>(file.vocab.size());
   std::vector<AddedToken> raw, normalized;
-  std::vector<TokenId> specials;
+  std::vector<TokenId> specials, added;
   absl::flat_hash_map<absl::string_view, TokenId> seen;
   int64_t next = vocabulary;  // where the package goes on counting
   for (size_t i = 0; i < tokens.size(); ++i) {
@@ -204,6 +206,7 @@ absl::Status BpeTokenizer::ReadAdded(const TokenizerFile& file, Ids ids) {
         return Bad(absl::StrCat(part, ".id"), absl::StrCat(token.id, " belongs to another token already"));
     }
     if (token.special) specials.push_back(token.id);
+    added.push_back(token.id);
     AddedToken matched = token;
     if (token.normalized && nfc_) {
       ASSIGN_OR_RETURN(matched.content, NormalizeNfc(token.content));
@@ -214,6 +217,8 @@ absl::Status BpeTokenizer::ReadAdded(const TokenizerFile& file, Ids ids) {
   }
   special_.assign(table_.size(), false);
   for (TokenId id : specials) special_[id] = true;
+  added_.assign(table_.size(), false);
+  for (TokenId id : added) added_[id] = true;
   raw_added_ = AddedTokenMatcher(std::move(raw));
   normalized_added_ = AddedTokenMatcher(std::move(normalized));
   return absl::OkStatus();

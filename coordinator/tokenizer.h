@@ -33,6 +33,8 @@ class Tokenizer {
   virtual std::string_view TokenBytes(TokenId id) const = 0;
   virtual bool HasToken(TokenId id) const = 0;
   virtual bool IsSpecial(TokenId id) const = 0;
+  // Whether a person put the token beside what training found: the special ones, and others such as <think>.
+  virtual bool IsAdded(TokenId id) const { return IsSpecial(id); }
   // One past the largest id that has a token.
   virtual int64_t size() const = 0;
   // Ids in the order in which text is merged: single bytes, then what the merges make, by rank, each once.

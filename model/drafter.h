@@ -45,6 +45,9 @@ struct DraftRequest {
   std::span<const int32_t> pages;         // position p lives in KV page pages[p / kPagePositions]
   const Sampling* sampling = nullptr;     // of the request
   const SamplerState* sampler = nullptr;  // of the text so far, last_token included
+  // Where the text stands in its constraint, last_token included; null: any text. Whoever moves it on moves
+  // it back. Drafts that it does not allow are cut off: they would be run for nothing.
+  ConstraintMatcher* matcher = nullptr;
 };
 
 // A distribution over few tokens; the rest has probability 0.

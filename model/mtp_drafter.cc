@@ -122,11 +122,13 @@ absl::Status MtpDrafter::Draft(const DraftContext& context, std::span<const Draf
     s.stored = request.position - 1;
     s.guessed_from = request.last_token;
   }
+  absl::Status guessed;
   while (!chains_.empty()) {
-    if (absl::Status guessed = Guess(context, requests, drafts); !guessed.ok()) {
+    guessed = Guess(context, requests, drafts);
+    if (!guessed.ok()) {
       // Which slots were written is not known.
       for (const DraftRequest& request : requests) sequences_.erase(request.sequence);
-      return guessed;
+      break;
     }
     // Each chain goes on from its own output.
     batch_.rows = static_cast<int32_t>(chains_.size());
@@ -141,7 +143,12 @@ absl::Status MtpDrafter::Draft(const DraftContext& context, std::span<const Draf
       wanted_.push_back(row);
     }
   }
-  return absl::OkStatus();
+  // Choose moved each on by its drafts.
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (requests[i].matcher != nullptr)
+      requests[i].matcher->Rollback(static_cast<int32_t>(drafts[i].tokens.size()));
+  }
+  return guessed;
 }
 
 absl::Status MtpDrafter::Guess(const DraftContext& context, std::span<const DraftRequest> requests,
@@ -183,6 +190,16 @@ absl::Status MtpDrafter::Guess(const DraftContext& context, std::span<const Draf
 
 bool MtpDrafter::Choose(const DraftContext& context, const DraftRequest& request, std::span<float> logits,
                         DraftResult& draft) const {
+  if (request.matcher != nullptr) MaskLogits(logits, head_->ids(), request.matcher->Allowed());
+  if (!Draw(context, request, logits, draft)) return false;
+  if (request.matcher == nullptr || request.matcher->Accept(draft.tokens.back())) return true;
+  draft.tokens.pop_back();
+  draft.distributions.resize(std::min(draft.distributions.size(), draft.tokens.size()));
+  return false;
+}
+
+bool MtpDrafter::Draw(const DraftContext& context, const DraftRequest& request, std::span<float> logits,
+                      DraftResult& draft) const {
   const Sampling& sampling = *request.sampling;
   if (sampling.temperature <= 0.0f && !sampling.penalises() && sampling.adjustments == nullptr) {
     const int64_t best = context.table.arg_max(context.pool, logits.data(), head_->size());

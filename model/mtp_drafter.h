@@ -82,9 +82,12 @@ class MtpDrafter final : public Drafter {
   // what the others feed back.
   absl::Status Guess(const DraftContext& context, std::span<const DraftRequest> requests,
                      std::span<DraftResult> drafts);
-  // Appends the token that these logits [draft vocabulary] give; false when they give none.
+  // Appends the token that these logits [draft vocabulary] give and the request's constraint allows; false
+  // when there is none.
   bool Choose(const DraftContext& context, const DraftRequest& request, std::span<float> logits,
               DraftResult& draft) const;
+  bool Draw(const DraftContext& context, const DraftRequest& request, std::span<float> logits,
+            DraftResult& draft) const;
 
   const Embedding& embedding_;
   const MtpDrafterOptions options_;

@@ -91,6 +91,11 @@ void Adjust(const Row<float>& row, const Sampling& sampling, const SamplerState&
   }
 }
 
+// Every logit but a NaN becomes minus infinity: that must still be seen by the sampler.
+void RuleOut(std::span<float> logits) {
+  for (float& logit : logits) logit = std::isnan(logit) ? logit : kMinusInfinity;
+}
+
 // The `count` highest logits, in no order; `out` is emptied first. Ids at minus infinity are none.
 void Highest(std::span<const float> logits, size_t count, std::vector<Scored>& out) {
   out.clear();
@@ -243,6 +248,29 @@ int64_t Best(std::span<const float> logits) {
 }
 
 }  // namespace
+
+void MaskLogits(std::span<float> logits, std::span<const TokenId> ids, std::span<const uint64_t> allowed) {
+  if (allowed.empty()) return;
+  const auto has = [allowed](size_t id) { return allowed[id / 64] >> (id % 64) & 1; };
+  if (!ids.empty()) {
+    for (size_t i = 0; i < logits.size(); ++i) {
+      if (!has(static_cast<size_t>(ids[i]))) RuleOut(logits.subspan(i, 1));
+    }
+    return;
+  }
+  // Mostly a whole word of 64 ids is allowed or is not.
+  for (size_t first = 0; first < logits.size(); first += 64) {
+    const uint64_t word = allowed[first / 64];
+    const std::span<float> some = logits.subspan(first, std::min<size_t>(64, logits.size() - first));
+    if (word == 0) {
+      RuleOut(some);
+    } else if (word != ~uint64_t{0}) {
+      for (size_t i = 0; i < some.size(); ++i) {
+        if ((word >> i & 1) == 0) RuleOut(some.subspan(i, 1));
+      }
+    }
+  }
+}
 
 void AdjustLogits(std::span<float> logits, const Sampling& sampling, const SamplerState& state) {
   Adjust({logits, {}}, sampling, state, {});

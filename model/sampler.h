@@ -16,8 +16,12 @@
 
 namespace paceline {
 
+// Ids whose bit in `allowed` [MaskWords(vocab)] is not set count as minus infinity from here on; no bits at
+// all: nothing changes. `ids` as in SampleDraft. A NaN stays one.
+void MaskLogits(std::span<float> logits, std::span<const TokenId> ids, std::span<const uint64_t> allowed);
+
 // What a request adds to its logits [vocab], in place: allowed ids, bias, then penalties by the text in
-// `state`. Whatever masks ids for other reasons (ids without a token, one day a grammar) sets them to minus
+// `state`. Whatever masks ids for other reasons (ids without a token, a constraint) sets them to minus
 // infinity before this call: no adjustment brings them back. A NaN stays one. Ids outside the vocabulary are
 // passed over.
 void AdjustLogits(std::span<float> logits, const Sampling& sampling, const SamplerState& state);

@@ -1,14 +1,26 @@
-// Token counts of a sequence.
+// Token counts of a sequence, and its way through a constraint.
 #include "model/sampler_state.h"
+
+#include <utility>
 
 #include "base/check.h"
 
 namespace paceline {
 
-void SamplerState::Reset(int64_t prompt_tokens) {
+void SamplerState::Reset(int64_t prompt_tokens, std::shared_ptr<const Constraint> constraint) {
   tokens_.clear();
   counts_.clear();
   prompt_tokens_ = prompt_tokens;
+  matcher_ = constraint == nullptr ? nullptr : constraint->Start();
+  constraint_ = std::move(constraint);
+  followed_ = 0;
+}
+
+void SamplerState::Follow() {
+  while (followed_ < generated() &&
+         matcher_->Accept(tokens_[static_cast<size_t>(prompt_tokens_ + followed_)])) {
+    ++followed_;
+  }
 }
 
 void SamplerState::Append(std::span<const TokenId> tokens) {
@@ -17,6 +29,7 @@ void SamplerState::Append(std::span<const TokenId> tokens) {
     ++(size() < prompt_tokens_ ? count.prompt : count.generated);
     tokens_.push_back(token);
   }
+  if (matcher_ != nullptr) Follow();
 }
 
 void SamplerState::Truncate(int64_t position) {
@@ -26,6 +39,16 @@ void SamplerState::Truncate(int64_t position) {
     --(size() - 1 < prompt_tokens_ ? count->second.prompt : count->second.generated);
     if (count->second.prompt == 0 && count->second.generated == 0) counts_.erase(count);
     tokens_.pop_back();
+  }
+  if (followed_ <= generated()) return;
+  const int64_t back = followed_ - generated();
+  if (back <= kConstraintRollback) {
+    matcher_->Rollback(static_cast<int32_t>(back));
+    followed_ = generated();
+  } else {
+    matcher_ = constraint_->Start();
+    followed_ = 0;
+    Follow();
   }
 }
 

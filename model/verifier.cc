@@ -3,12 +3,32 @@
 #include "model/verifier.h"
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "base/status.h"
 #include "model/sampler.h"
 
 namespace paceline {
+namespace {
+
+absl::Status NothingLeft() {
+  return Error(errors::kRequestField,
+               "constraint: no token of this model's vocabulary goes on from here: the constraint, the allowed "
+               "ids and the ids that end the text leave none; allow more of them");
+}
+
+// A draw that failed over logits that are numbers found none that may be drawn.
+absl::Status WhyNothing(std::span<const float> logits, absl::Status status) {
+  return std::all_of(logits.begin(), logits.end(),
+                     [](float logit) { return logit == -std::numeric_limits<float>::infinity(); })
+             ? NothingLeft()
+             : status;
+}
+
+}  // namespace
 
 double Verification::Uniform(RandomPurpose purpose) const {
   return UniformOf(RandomBits(options_.sampling->seed, options_.sampling->choice, purpose,
@@ -19,18 +39,28 @@ absl::StatusOr<TokenId> Verification::Judge(const kernels::KernelTable& table, T
                                             std::span<float> logits) {
   CHECK(!done_);
   CHECK_EQ(options_.state->size(), position());
-  AdjustLogits(logits, *options_.sampling, *options_.state);
-  Judgement judgement;
-  if (static_cast<size_t>(row_) < options_.drafts.size()) {
-    ASSIGN_OR_RETURN(judgement, JudgeDraft(table, pool, logits, options_.drafts[row_]));
-  } else {
-    ASSIGN_OR_RETURN(judgement.token, SampleToken(table, pool, logits, *options_.sampling, position()));
+  if (ConstraintMatcher* matcher = options_.state->matcher(); matcher != nullptr) {
+    if (!options_.state->obeyed()) return NothingLeft();
+    MaskLogits(logits, {}, matcher->Allowed());
   }
+  AdjustLogits(logits, *options_.sampling, *options_.state);
+  absl::StatusOr<Judgement> judged = JudgeRow(table, pool, logits);
+  if (!judged.ok()) return WhyNothing(logits, judged.status());
+  const Judgement judgement = *judged;
   options_.state->Append({&judgement.token, 1});
   ++row_;
   accepted_ += judgement.right ? 1 : 0;
   done_ = !judgement.right;
   return judgement.token;
+}
+
+absl::StatusOr<Verification::Judgement> Verification::JudgeRow(const kernels::KernelTable& table,
+                                                               ThreadPool& pool,
+                                                               std::span<const float> logits) const {
+  if (static_cast<size_t>(row_) < options_.drafts.size())
+    return JudgeDraft(table, pool, logits, options_.drafts[row_]);
+  ASSIGN_OR_RETURN(const TokenId token, SampleToken(table, pool, logits, *options_.sampling, position()));
+  return Judgement{token, false};
 }
 
 absl::StatusOr<Verification::Judgement> Verification::JudgeDraft(const kernels::KernelTable& table,

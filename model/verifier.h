@@ -33,10 +33,10 @@ class Verification {
   };
   explicit Verification(const Options& options) : options_(options) {}
 
-  // The token behind the next row. `logits` [vocab] are adjusted in place (bias, penalties); ids that must
-  // not be drawn are minus infinity on entry, which is where a grammar's mask for this row belongs: the
-  // sampler state is then the text in front of the row, accepted drafts included. Not to be called when
-  // done(). DataLoss (REQ-003) as SampleToken.
+  // The token behind the next row. `logits` [vocab] are masked by the sequence's constraint, at the place that
+  // the drafts accepted so far lead to, and adjusted (bias, penalties), in place; ids that must not be drawn
+  // for other reasons are minus infinity on entry. Not to be called when done(). DataLoss (REQ-003) as
+  // SampleToken; InvalidArgument (REQ-001) when the constraint and the allowed ids leave nothing to draw.
   absl::StatusOr<TokenId> Judge(const kernels::KernelTable& table, ThreadPool& pool, std::span<float> logits);
   // Rows after this one are not text.
   bool done() const { return done_; }
@@ -47,6 +47,8 @@ class Verification {
     TokenId token = 0;
     bool right = false;  // the draft is what stands here
   };
+  absl::StatusOr<Judgement> JudgeRow(const kernels::KernelTable& table, ThreadPool& pool,
+                                     std::span<const float> logits) const;
   absl::StatusOr<Judgement> JudgeDraft(const kernels::KernelTable& table, ThreadPool& pool,
                                        std::span<const float> logits, TokenId draft) const;
   absl::StatusOr<Judgement> Reject(const kernels::KernelTable& table, ThreadPool& pool,

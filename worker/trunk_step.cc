@@ -19,14 +19,24 @@ int32_t WantedRows(const SequenceRows& s, size_t drafts) {
   return s.sampled_rows + static_cast<int32_t>(drafts);
 }
 
-// A draft that ends the text is its last: rows behind it would be run for nothing.
-void CutBehindStop(const SequenceRows& s, DraftResult& draft) {
-  if (s.stops == nullptr) return;
-  const auto stop =
-      std::find_first_of(draft.tokens.begin(), draft.tokens.end(), s.stops->begin(), s.stops->end());
-  if (stop == draft.tokens.end()) return;
-  draft.tokens.erase(stop + 1, draft.tokens.end());
-  if (draft.distributions.size() > draft.tokens.size()) draft.distributions.resize(draft.tokens.size());
+void Shorten(DraftResult& draft, size_t count) {
+  if (draft.tokens.size() > count) draft.tokens.resize(count);
+  if (draft.distributions.size() > count) draft.distributions.resize(count);
+}
+
+// A draft that ends the text is its last, and one that the constraint does not allow is none: rows behind
+// either would be run for nothing.
+void CutDraft(const SequenceRows& s, ConstraintMatcher* matcher, DraftResult& draft) {
+  if (s.stops != nullptr) {
+    const auto stop =
+        std::find_first_of(draft.tokens.begin(), draft.tokens.end(), s.stops->begin(), s.stops->end());
+    if (stop != draft.tokens.end()) Shorten(draft, static_cast<size_t>(stop - draft.tokens.begin()) + 1);
+  }
+  if (matcher == nullptr) return;
+  size_t allowed = 0;
+  while (allowed < draft.tokens.size() && matcher->Accept(draft.tokens[allowed])) ++allowed;
+  matcher->Rollback(static_cast<int32_t>(allowed));
+  Shorten(draft, allowed);
 }
 
 }  // namespace
@@ -69,7 +79,7 @@ void LocalTrunk::Admit(const StepPlan& plan) {
              static_cast<int64_t>(s.pages.size()) * kPagePositions);
     if (s.first_position == 0) {
       states_.Open(s.sequence, s.slot);
-      samplers_.at(s.sequence).Reset(s.prompt_tokens);
+      samplers_.at(s.sequence).Reset(s.prompt_tokens, s.sampling.constraint);
     }
     CHECK_EQ(states_.slot(s.sequence), s.slot);
     SamplerState& sampler = samplers_.at(s.sequence);
@@ -92,8 +102,9 @@ int64_t LocalTrunk::MakeDrafts(const StepPlan& plan, Step& step) {
       CHECK_EQ(s.tokens.size(), 1u);
       CHECK_EQ(s.sampled_rows, 1);
       CHECK_LE(s.draft_depth, kMaxDraft);
+      const SamplerState& sampler = samplers_.at(s.sequence);
       requests.push_back({s.sequence, s.tokens[0], s.first_position, s.draft_depth, s.pages, &s.sampling,
-                          &samplers_.at(s.sequence)});
+                          &sampler, sampler.matcher()});
       who.push_back(i);
     }
     if (requests.empty()) continue;
@@ -102,7 +113,7 @@ int64_t LocalTrunk::MakeDrafts(const StepPlan& plan, Step& step) {
     if (!drafter->Draft(context, requests, results).ok()) continue;
     for (size_t r = 0; r < requests.size(); ++r) {
       CHECK_LE(static_cast<int32_t>(results[r].tokens.size()), requests[r].depth);
-      CutBehindStop(plan.sequences[who[r]], results[r]);
+      CutDraft(plan.sequences[who[r]], requests[r].matcher, results[r]);
       draft_bytes += drafter->bytes_per_draft() * static_cast<int64_t>(results[r].tokens.size());
       step.drafts[who[r]] = std::move(results[r]);
     }
@@ -246,7 +257,8 @@ absl::Status LocalTrunk::ReadRow(const StepContext& context, const SequenceRows&
   }
   if (rows.sampled_rows > 1) {
     // Several rows drawn from given tokens: each by itself, no chain of drafts.
-    CHECK(!rows.sampling.penalises() && rows.sampling.adjustments == nullptr);
+    CHECK(!rows.sampling.penalises() && rows.sampling.adjustments == nullptr &&
+          rows.sampling.constraint == nullptr);
     ASSIGN_OR_RETURN(out.token, SampleToken(table_, context.pool, {logits, vocab}, rows.sampling,
                                             rows.first_position + row + 1));
   } else {
