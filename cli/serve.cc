@@ -11,6 +11,7 @@
 #include "cli/console.h"
 #include "cli/deferred_trunk.h"
 #include "cli/head.h"
+#include "coordinator/chat_template.h"
 #include "coordinator/engine.h"
 #include "coordinator/server.h"
 
@@ -56,6 +57,16 @@ HeadConfig ConfigOf(const ServeOptions& options) {
   return config;
 }
 
+// Null, with a warning, where the model has none or one that this program cannot run.
+std::unique_ptr<ChatTemplate> LoadTemplate(const std::string& model) {
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> found = ChatTemplate::Load(model);
+  if (found.ok() && *found != nullptr) return *std::move(found);
+  StdErr().Line(absl::StrCat(
+      "warning: ", found.ok() ? "the model has no chat template" : std::string(found.status().message()),
+      "; the chat endpoints refuse requests"));
+  return nullptr;
+}
+
 // Until a signal comes: keeps health in step with membership.
 void Watch(Head& head, ApiServer& api, ChangeBell& bell) {
   absl::Status said;
@@ -78,9 +89,10 @@ absl::Status Serve(const ServeOptions& options) {
     return missing;
   }
 
+  const std::unique_ptr<ChatTemplate> chat_template = LoadTemplate(options.head.model);
   DeferredTrunk trunk(head->info());
   Engine engine(head->EngineParts(&trunk), head->defaults(), head->scheduling());
-  ApiServer api(engine, head->cluster());
+  ApiServer api(engine, head->cluster(), chat_template.get());
   ASSIGN_OR_RETURN(const int grpc_port, api.Start(options.host, options.grpc_port));
   StdErr().Line(absl::StrCat("serving ", head->model_name(), " on ", options.nodes,
                              options.nodes == 1 ? " node" : " nodes", "; workers join at ",

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "coordinator/api_error.h"
+#include "coordinator/chat_wire.h"
 #include "coordinator/status_wire.h"
 #include "coordinator/wire.h"
 
@@ -88,7 +89,7 @@ absl::StatusOr<std::shared_ptr<GenerationTicket>> InferenceService::Submit(
     const pb::GenerateRequest& wire, std::shared_ptr<GenerationSink> sink, CallBasics& call) {
   RETURN_IF_ERROR(state_.Admit());
   RETURN_IF_ERROR(CheckModel(wire.model()));
-  ASSIGN_OR_RETURN(WireRequest request, RequestFromWire(wire));
+  ASSIGN_OR_RETURN(WireRequest request, RequestFromWire(wire, chat_template_));
   RETURN_IF_ERROR(call.TakeId(wire.request_id()));
   call.shape = request.shape;
   return engine_.Submit(std::move(request.request), std::move(sink));
@@ -296,6 +297,50 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
     if (engine_.tokenizer() == nullptr) return absl::UnimplementedError("this model has no tokenizer");
     ASSIGN_OR_RETURN(const std::vector<TokenId> ids, engine_.tokenizer()->Encode(request->text()));
     for (const TokenId id : ids) response->add_ids(static_cast<uint32_t>(id));
+    return absl::OkStatus();
+  };
+  reactor->Finish(ToGrpc(answer()));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
+                                                       const pb::DetokenizeRequest* request,
+                                                       pb::DetokenizeResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const auto answer = [&]() -> absl::Status {
+    RETURN_IF_ERROR(CheckModel(request->model()));
+    const Tokenizer* tokenizer = engine_.tokenizer();
+    if (tokenizer == nullptr) return absl::UnimplementedError("this model has no tokenizer");
+    std::vector<TokenId> ids;
+    for (const uint32_t id : request->ids()) {
+      if (id >= static_cast<uint64_t>(tokenizer->size())) {
+        return FieldError("ids",
+                          absl::StrCat("id ", id, " at index ", ids.size(),
+                                       " is outside the vocabulary; expected 0 to ", tokenizer->size() - 1));
+      }
+      ids.push_back(static_cast<TokenId>(id));
+    }
+    response->set_text(tokenizer->Decode(ids));
+    return absl::OkStatus();
+  };
+  reactor->Finish(ToGrpc(answer()));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* InferenceService::ApplyChatTemplate(grpc::CallbackServerContext* context,
+                                                              const pb::ApplyChatTemplateRequest* request,
+                                                              pb::ApplyChatTemplateResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const auto answer = [&]() -> absl::Status {
+    RETURN_IF_ERROR(CheckModel(request->model()));
+    ASSIGN_OR_RETURN(ChatPrompt prompt, PromptFromWire(request->chat(), chat_template_));
+    if (request->tokenize()) {
+      if (engine_.tokenizer() == nullptr) return absl::UnimplementedError("this model has no tokenizer");
+      ASSIGN_OR_RETURN(const std::vector<TokenId> ids, engine_.tokenizer()->Encode(prompt.text));
+      for (const TokenId id : ids) response->add_ids(static_cast<uint32_t>(id));
+    }
+    response->set_text(std::move(prompt.text));
+    response->set_starts_in_reasoning(prompt.starts_in_reasoning);
     return absl::OkStatus();
   };
   reactor->Finish(ToGrpc(answer()));

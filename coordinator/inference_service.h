@@ -7,6 +7,7 @@
 #include <set>
 #include <string>
 
+#include "coordinator/chat_template.h"
 #include "coordinator/engine.h"
 #include "coordinator/serving_state.h"
 #include "paceline/inference/v1/inference.grpc.pb.h"
@@ -30,8 +31,9 @@ class RequestIds {
 // Thread-safe. Destroyed after its server is shut down.
 class InferenceService final : public inference::v1::InferenceService::CallbackService {
  public:
-  // `engine` and `state` outlive the service.
-  InferenceService(Engine& engine, const ServingState& state) : engine_(engine), state_(state) {}
+  // `engine`, `state` and `chat_template`, which may be null, outlive the service.
+  InferenceService(Engine& engine, const ServingState& state, const ChatTemplate* chat_template)
+      : engine_(engine), state_(state), chat_template_(chat_template) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
                                      const inference::v1::GenerateRequest* request,
@@ -43,6 +45,12 @@ class InferenceService final : public inference::v1::InferenceService::CallbackS
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const inference::v1::TokenizeRequest* request,
                                      inference::v1::TokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const inference::v1::DetokenizeRequest* request,
+                                       inference::v1::DetokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* ApplyChatTemplate(grpc::CallbackServerContext* context,
+                                              const inference::v1::ApplyChatTemplateRequest* request,
+                                              inference::v1::ApplyChatTemplateResponse* response) override;
 
  private:
   class UnaryCall;
@@ -55,6 +63,7 @@ class InferenceService final : public inference::v1::InferenceService::CallbackS
 
   Engine& engine_;
   const ServingState& state_;
+  const ChatTemplate* const chat_template_;
   RequestIds request_ids_;
 };
 

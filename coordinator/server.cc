@@ -30,8 +30,9 @@ const std::vector<std::string>& ReadyNames() {
 }  // namespace
 
 struct ApiServer::Parts {
-  Parts(Engine& engine, const ClusterView& cluster, const ServingState& state)
-      : inference(engine, state), control(engine, cluster, state), health(ReadyNames()) {
+  Parts(Engine& engine, const ClusterView& cluster, const ServingState& state,
+        const ChatTemplate* chat_template)
+      : inference(engine, state, chat_template), control(engine, cluster, state), health(ReadyNames()) {
     health.Set("liveness", true);
   }
 
@@ -44,8 +45,10 @@ struct ApiServer::Parts {
   bool draining = false;     // guarded by serving_mutex
 };
 
-ApiServer::ApiServer(Engine& engine, const ClusterView& cluster)
-    : engine_(engine), state_(cluster), parts_(std::make_unique<Parts>(engine, cluster, state_)) {}
+ApiServer::ApiServer(Engine& engine, const ClusterView& cluster, const ChatTemplate* chat_template)
+    : engine_(engine),
+      state_(cluster),
+      parts_(std::make_unique<Parts>(engine, cluster, state_, chat_template)) {}
 
 ApiServer::~ApiServer() { Stop(Duration::zero()); }
 

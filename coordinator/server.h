@@ -13,11 +13,13 @@
 
 namespace paceline {
 
+class ChatTemplate;
+
 // SetServing, ProveReady and Drain may be called from any thread between Start and Stop.
 class ApiServer {
  public:
-  // `engine` and `cluster` outlive the server.
-  ApiServer(Engine& engine, const ClusterView& cluster);
+  // `engine`, `cluster` and `chat_template` outlive the server. Without a template chat input is refused.
+  ApiServer(Engine& engine, const ClusterView& cluster, const ChatTemplate* chat_template = nullptr);
   // Stops.
   ~ApiServer();
   ApiServer(const ApiServer&) = delete;

@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "coordinator/api_error.h"
+#include "coordinator/chat_template.h"
+#include "coordinator/chat_wire.h"
 #include "paceline/inference/v1/inference.pb.h"
 
 namespace paceline {
@@ -30,7 +32,6 @@ absl::Status NotYet(std::string_view field) {
 // Fields that later work owns. Values that change nothing are accepted, since clients send them unasked.
 absl::Status CheckUnsupported(const pb::GenerateRequest& wire) {
   const pb::SamplingParams& sampling = wire.sampling();
-  if (wire.has_chat()) return NotYet("chat");
   if (wire.priority() != 0) return NotYet("priority");
   if (sampling.has_num_sequences() && sampling.num_sequences() == 0) {
     return FieldError("sampling.num_sequences", "expected at least 1, got 0");
@@ -272,7 +273,8 @@ FinishReason ReasonFromWire(pb::FinishReason reason) {
 
 }  // namespace
 
-absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire) {
+absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire,
+                                            const ChatTemplate* chat_template) {
   RETURN_IF_ERROR(CheckUnsupported(wire));
   WireRequest out;
   GenerateRequest& request = out.request;
@@ -289,8 +291,13 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire) {
       ASSIGN_OR_RETURN(request.input, IdsFromWire(wire.token_ids().ids(), "token_ids"));
       break;
     }
+    case pb::GenerateRequest::kChat: {
+      ASSIGN_OR_RETURN(ChatPrompt prompt, PromptFromWire(wire.chat(), chat_template));
+      request.input = std::move(prompt.text);
+      break;
+    }
     default:
-      return FieldError("input", "expected text or token_ids, got neither");
+      return FieldError("input", "expected text, token_ids or chat, got none of them");
   }
   ASSIGN_OR_RETURN(request.sampling, SamplingFromWire(wire.sampling()));
   request.constraint = ConstraintFromWire(wire.constraint());

@@ -16,6 +16,8 @@ class Token;
 
 namespace paceline {
 
+class ChatTemplate;
+
 // How the caller wants the answer shaped.
 struct ResponseShape {
   bool text = true;
@@ -30,7 +32,9 @@ struct WireRequest {
 
 // REQ-001 names a field that cannot be; Unimplemented (FEATURE_DISABLED) names one that belongs to work still
 // to come.
-absl::StatusOr<WireRequest> RequestFromWire(const inference::v1::GenerateRequest& wire);
+// `chat_template` makes a prompt of chat input; null: the model has none.
+absl::StatusOr<WireRequest> RequestFromWire(const inference::v1::GenerateRequest& wire,
+                                            const ChatTemplate* chat_template = nullptr);
 void RequestToWire(const GenerateRequest& request, inference::v1::GenerateRequest* wire);
 
 void TokenToWire(const GeneratedToken& token, const ResponseShape& shape, inference::v1::Token* wire);

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "coordinator/api_error.h"
+#include "coordinator/chat_template.h"
 #include "coordinator/client.h"
 #include "coordinator/generation.h"
 #include "coordinator/inference_service.h"
@@ -386,6 +387,95 @@ TEST_F(ServerTest, WhatIsStillToComeIsUnimplementedByName) {
   pb::ResumeGenerationResponse event;
   EXPECT_FALSE(resume->Read(&event));
   EXPECT_EQ(resume->Finish().error_code(), grpc::StatusCode::UNIMPLEMENTED);
+}
+
+// A second listener of the engine, which has a template.
+TEST_F(ServerTest, ChatInputBecomesAPrompt) {
+  const auto chat = ChatTemplate::Create(
+      "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('No orders.') }}{% endif %}{{ "
+      "m.content }}"
+      "{% for t in tools or [] %}<{{ t|tojson }}>{% endfor %}{% endfor %}{{ 'c' if add_generation_prompt "
+      "}}{{ extra }}");
+  ASSERT_TRUE(chat.ok()) << chat.status();
+  ApiServer server(*engine_, cluster_, chat->get());
+  const absl::StatusOr<int> port = server.Start("127.0.0.1", 0);
+  ASSERT_TRUE(port.ok()) << port.status();
+  server.SetServing(true);
+  const auto stub = pb::InferenceService::NewStub(
+      grpc::CreateChannel("127.0.0.1:" + std::to_string(*port), grpc::InsecureChannelCredentials()));
+  const auto message = [](const char* role, const char* content) {
+    google::protobuf::Struct made;
+    (*made.mutable_fields())["role"].set_string_value(role);
+    (*made.mutable_fields())["content"].set_string_value(content);
+    return made;
+  };
+  const auto apply = [&](const pb::ApplyChatTemplateRequest& request,
+                         pb::ApplyChatTemplateResponse* response) {
+    grpc::ClientContext context;
+    return stub->ApplyChatTemplate(&context, request, response);
+  };
+
+  pb::ApplyChatTemplateRequest request;
+  *request.mutable_chat()->add_messages() = message("user", "ab");
+  (*request.mutable_chat()->mutable_template_kwargs()->mutable_fields())["extra"].set_string_value("b");
+  request.set_tokenize(true);
+  pb::ApplyChatTemplateResponse prompt;
+  ASSERT_TRUE(apply(request, &prompt).ok());
+  EXPECT_EQ(prompt.text(), "abcb");
+  EXPECT_THAT(prompt.ids(), ::testing::ElementsAre(0, 1, 2, 1));
+  EXPECT_FALSE(prompt.starts_in_reasoning());
+
+  // The same prompt generates the same tokens, whichever way it comes.
+  pb::GenerateRequest by_ids = Request(5), by_chat = Request(5);
+  *by_ids.mutable_token_ids()->mutable_ids() = prompt.ids();
+  *by_chat.mutable_chat() = request.chat();
+  pb::GenerateResponse first, second;
+  grpc::ClientContext one, two;
+  ASSERT_TRUE(stub->Generate(&one, by_ids, &first).ok());
+  ASSERT_TRUE(stub->Generate(&two, by_chat, &second).ok());
+  EXPECT_EQ(first.outputs(0).SerializeAsString(), second.outputs(0).SerializeAsString());
+  EXPECT_EQ(second.completed().usage().prompt_tokens(), 4u);
+
+  // Order: a Struct's is made up, a text's is the client's.
+  request.mutable_chat()->set_add_generation_prompt(false);
+  request.clear_tokenize();
+  google::protobuf::Struct* tool = request.mutable_chat()->add_tools();
+  google::protobuf::Struct* function = (*tool->mutable_fields())["function"].mutable_struct_value();
+  (*function->mutable_fields())["parameters"].mutable_struct_value();
+  (*function->mutable_fields())["name"].set_string_value("f");
+  (*tool->mutable_fields())["type"].set_string_value("function");
+  ASSERT_TRUE(apply(request, &prompt).ok());
+  EXPECT_EQ(prompt.text(), R"(ab<{"type": "function", "function": {"name": "f", "parameters": {}}}>b)");
+  pb::ApplyChatTemplateRequest text;
+  text.mutable_chat()->set_json(
+      R"({"tools":[{"function":{"parameters":{"z":1,"a":2.0},"name":"f"}}],"messages":[{"role":"user","content":"a"}]})");
+  ASSERT_TRUE(apply(text, &prompt).ok());
+  EXPECT_EQ(prompt.text(), R"(a<{"function": {"parameters": {"z": 1, "a": 2.0}, "name": "f"}}>c)");
+
+  // Refusals name the field.
+  const auto field = [&](const pb::ApplyChatTemplateRequest& wrong) {
+    const grpc::Status status = apply(wrong, &prompt);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+    return FactsOf(FromGrpc(status)).field;
+  };
+  *text.mutable_chat()->add_messages() = message("user", "a");
+  EXPECT_EQ(field(text), "chat.json");
+  *request.mutable_chat()->add_messages() = message("robot", "a");
+  EXPECT_EQ(field(request), "chat.messages[1].role");
+  *request.mutable_chat()->mutable_messages(1) = message("system", "a");
+  EXPECT_EQ(field(request), "chat.messages");
+  EXPECT_THAT(apply(request, &prompt).error_message(), HasSubstr("No orders."));
+
+  // And back: ids to text.
+  grpc::ClientContext back, outside;
+  pb::DetokenizeRequest ids;
+  for (const uint32_t id : {2, 0, 1}) ids.add_ids(id);
+  pb::DetokenizeResponse words;
+  ASSERT_TRUE(stub->Detokenize(&back, ids, &words).ok());
+  EXPECT_EQ(words.text(), "cab");
+  ids.add_ids(3);
+  EXPECT_THAT(stub->Detokenize(&outside, ids, &words).error_message(), HasSubstr("id 3 at index 3"));
+  server.Stop(kLimit);
 }
 
 TEST_F(ServerTest, DraftsAreToldAndCounted) {

@@ -16,6 +16,7 @@ seeds() { # TARGET -> files of tests/goldens its parser reads
   case $1 in
     *tokenizer*) find "$root/tests/goldens" -name tokenizer.json -size -"$max_bytes"c ;;
     *config*) find "$root/tests/goldens" -name config.json ;;
+    *jinja*) find "$root/tests/coordinator/templates" -name '*.jinja' ;;
     *safetensors*) find "$root/tests/goldens/bad" -name '*.safetensors' -size -"$max_bytes"c ;;
   esac
 }
