@@ -485,7 +485,7 @@ void HttpServer::Connection::BodyRead(const error_code& error) {
   auto answer = std::make_shared<Answer>(shared_from_this(), serial_);
   if (core_->handlers.quick(request_)) return core_->handlers.handle(std::move(request_), std::move(answer));
   if (core_->handling >= core_->limits.handlers) {
-    return answer->Send(core_->handlers.refuse(503, "too many requests at once; try again later"));
+    return answer->Send(core_->handlers.refuse(429, "too many requests wait to be read; try again later"));
   }
   ++core_->handling;
   auto request = std::make_shared<HttpRequest>(std::move(request_));

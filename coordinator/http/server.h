@@ -37,7 +37,8 @@ struct HttpHandlers {
   std::function<bool(const HttpRequest&)> quick;
   std::function<void(HttpRequest, std::shared_ptr<HttpResponse>)> handle;
   // What the server itself has to refuse: a body that is too large (413), a header that is too long (431),
-  // bytes that are no HTTP (400), a client that is too slow (408), too many at once (503).
+  // bytes that are no HTTP (400), a client that is too slow (408), too many connections (503) or requests
+  // (429) at once.
   std::function<HttpAnswer(int status, const std::string& sentence)> refuse;
 };
 

@@ -34,8 +34,8 @@ EVERYTHING = set(ARROWS) | {"cli"}
 for free in ("cli", "tests", "tools"):
     ARROWS[free] = EVERYTHING | {free}
 # Libraries named after a part of a room, not after the room.
-LIBRARY_ROOM = {"tokenizer": "coordinator", "chat": "coordinator", "grammar": "coordinator", "planner": "coordinator", "step": "worker",
-                "options": "cli"}
+LIBRARY_ROOM = {"tokenizer": "coordinator", "chat": "coordinator", "grammar": "coordinator", "dialects": "coordinator", "planner": "coordinator",
+                "step": "worker", "options": "cli"}
 
 WIRE_FILE = r"(coordinator|worker)/\w*(wire|service|server|client)\w*\.(h|cc)|(cli|tests)/.*"
 # Header prefix -> the files that may include it.
