@@ -1,6 +1,7 @@
 // obj.name, obj[key], obj[a:b:c]: what the sandbox lets a template reach. An attribute is a method before it
 // is a key; an item is a key before it is a method.
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/jinja/runtime.h"
@@ -47,6 +48,7 @@ const Value* At(const std::vector<Value>& items, int64_t index) {
 // start, stop and step of Python's slices, made to lie within `length`: first index, number of items.
 struct Span {
   int64_t start = 0;
+  int64_t stop = 0;
   int64_t step = 1;
   int64_t count = 0;
 };
@@ -65,16 +67,15 @@ std::optional<Span> Resolve(Runtime& runtime, int64_t length, const Value& start
     runtime.Fail("slice step cannot be zero");
     return std::nullopt;
   }
-  // More than `length` in one step is as good as `length`.
-  span.step = std::clamp(span.step, -length - 1, length + 1);
+  span.step = std::max(span.step, -std::numeric_limits<int64_t>::max());
   const bool back = span.step < 0;
   const auto clamp = [&](int64_t index) {
     if (index < 0) index = std::max(index, -length - 1) + length;
     return std::clamp(index, back ? int64_t{-1} : int64_t{0}, back ? length - 1 : length);
   };
   span.start = start.is_none() ? (back ? length - 1 : 0) : clamp(start.integer());
-  const int64_t end = stop.is_none() ? (back ? -1 : length) : clamp(stop.integer());
-  const int64_t distance = back ? span.start - end : end - span.start;
+  span.stop = stop.is_none() ? (back ? -1 : length) : clamp(stop.integer());
+  const int64_t distance = back ? span.start - span.stop : span.stop - span.start;
   if (distance > 0) span.count = (distance - 1) / std::abs(span.step) + 1;
   return span;
 }
@@ -204,9 +205,13 @@ Value Runtime::GetSlice(const Value& object, const Value& start, const Value& st
                          std::move(items));
     }
     auto range = std::make_shared<SequenceObject>(SequenceObject::Kind::kRange, std::move(items));
-    range->start = sequence.start + span->start * sequence.step;
-    range->step = sequence.step * span->step;
-    range->stop = range->start + span->count * range->step;
+    // Only for printing; unsigned, since any step may be given.
+    const auto at = [&](int64_t index) {
+      return static_cast<int64_t>(static_cast<uint64_t>(index) * static_cast<uint64_t>(sequence.step));
+    };
+    range->start = sequence.start + at(span->start);
+    range->stop = sequence.start + at(span->stop);
+    range->step = at(span->step);
     return Value::Of(std::move(range));
   }
   if (object.is_undefined()) return FailUndefined(object);

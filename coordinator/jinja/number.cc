@@ -15,6 +15,10 @@ Value TooWide(Runtime& runtime) { return runtime.Fail("an integer beyond 64 bits
 
 Value Unsupported(Runtime& runtime, Operator op, const Value& a, const Value& b) {
   if (a.is_undefined() || b.is_undefined()) return runtime.FailUndefined(a.is_undefined() ? a : b);
+  const auto view = [](const Value& v) { return v.is_sequence() && !v.sequence().indexable(); };
+  if (op == Operator::kSubtract && (view(a) || view(b))) {
+    return runtime.Fail("'-' with a view of a dictionary is not covered");
+  }
   if (op == Operator::kAdd && a.is_text()) {
     return runtime.Fail(absl::StrCat("can only concatenate str (not \"", TypeName(b), "\") to str"));
   }

@@ -255,8 +255,11 @@ std::optional<int> Runtime::Order(const Value& a, const Value& b, const char* si
       return compare(x.items.size(), y.items.size());
     }
   }
+  const auto view = [](const Value& v) { return v.is_sequence() && !v.sequence().indexable(); };
   if (a.is_undefined() || b.is_undefined()) {
     FailUndefined(a.is_undefined() ? a : b);
+  } else if (view(a) && view(b)) {
+    Fail(absl::StrCat("'", sign, "' between views of dictionaries is not covered"));
   } else {
     Fail(absl::StrCat("'", sign, "' not supported between instances of '", TypeName(a), "' and '",
                       TypeName(b), "'"));

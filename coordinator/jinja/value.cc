@@ -77,6 +77,7 @@ SequenceObject::SequenceObject(Kind what, std::vector<Value> values) : kind(what
   depth = DepthOf(items);
 }
 SequenceObject::~SequenceObject() = default;
+DictObject::DictObject() { depth = 1; }
 DictObject::~DictObject() = default;
 GeneratorObject::GeneratorObject(std::vector<Value> values) : items(std::move(values)) {
   depth = DepthOf(items);

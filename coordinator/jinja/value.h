@@ -69,7 +69,7 @@ struct SequenceObject : Object {
 class DictObject : public Object {
  public:
   using Entry = std::pair<Value, Value>;
-  DictObject() { depth = 1; }
+  DictObject();
   ~DictObject() override;
   const Value* Find(const Value& key) const;
   const Value* Find(std::string_view key) const;

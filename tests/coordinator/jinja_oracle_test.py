@@ -231,7 +231,7 @@ SNIPPETS = r"""
 {{ '%d' % 'x' }}
 {{ '%s %s' % ('a',) }}
 {{ '%s' % ('a', 'b') }}
-{{ range(3) }} {{ range(1, 4)|list }} {{ range(5, 0, -2)|list }} {{ range(3)[1] }} {{ range(10)[2:5]|list }} {{ 2 in range(3) }} {{ range(0)|list }} {{ range(3)|length }} {{ range(1, 10, 3) }}
+{{ range(3) }} {{ range(1, 4)|list }} {{ range(5, 0, -2)|list }} {{ range(3)[1] }} {{ range(10)[2:5]|list }} {{ 2 in range(3) }} {{ range(0)|list }} {{ range(3)|length }} {{ range(1, 10, 3) }} {{ range(4)[0:-1:-2] }} {{ range(9)[::100] }} {{ range(9, 0, -1)[2:] }} {{ "abc"[::-9223372036854775807] }} {{ [1, 2][9223372036854775807:] }}
 {{ dict(a=1, b=2) }} {{ dict([('x', 1)]) }} {{ dict({'y': 2}, z=3) }} {{ {'a': 1, 'a': 2} }} {{ {1: 'x', 1.0: 'y', true: 'z'} }} {% set j = joiner('; ') %}{{ j() }}a{{ j() }}b {% set c = cycler(1, 2) %}{{ c.next() }}{{ c.next() }}{{ c.next() }}{{ c.current }}
 {{ strftime_now('%Y-%m-%d %H:%M') }} {{ strftime_now('%d %b %Y') }} {{ strftime_now("") }}
 {{ raise_exception('No ' ~ n ~ ' "quoted" way') }}
