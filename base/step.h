@@ -88,7 +88,8 @@ struct SequenceRows {
   // The last n rows get a token drawn: 0 inside a prompt, 1 for plain decode. More, in benches: each row by
   // itself, without penalties, adjustments, constraint or drafts.
   int32_t sampled_rows = 0;
-  int64_t prompt_tokens = 0;  // leading tokens that penalties count as prompt; a constraint begins behind them
+  // Leading tokens of the sequence that penalties count as prompt; a constraint begins behind them.
+  int64_t prompt_tokens = 0;
   Sampling sampling;
   // With one token and sampled_rows 1: `drafter` guesses up to `draft_depth` tokens behind it, and all of
   // them are verified in this step. Positions up to first_position + draft_depth must have pages.

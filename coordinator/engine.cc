@@ -205,7 +205,8 @@ absl::Status Engine::ResolveConstraint(const GenerateRequest& request, SequenceS
   }
   if (spec.stops == nullptr) {
     return stopping.ignore_eos
-               ? FieldError("stopping.ignore_eos", "a constrained text must be able to end; leave ignore_eos out")
+               ? FieldError("stopping.ignore_eos",
+                            "a constrained text must be able to end; leave ignore_eos out")
                : FieldError("constraint",
                             "this model names no id that ends a text; give one in stopping.stop_token_ids");
   }

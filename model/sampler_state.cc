@@ -7,6 +7,24 @@
 
 namespace paceline {
 
+SamplerState::SamplerState(const SamplerState& other)
+    : tokens_(other.tokens_),
+      prompt_tokens_(other.prompt_tokens_),
+      constraint_(other.constraint_),
+      matcher_(other.matcher_ == nullptr ? nullptr : other.matcher_->Clone()),
+      followed_(other.followed_),
+      counts_(other.counts_) {}
+
+SamplerState& SamplerState::operator=(SamplerState other) {
+  tokens_ = std::move(other.tokens_);
+  prompt_tokens_ = other.prompt_tokens_;
+  matcher_ = std::move(other.matcher_);  // before the constraint that the old one stands on
+  constraint_ = std::move(other.constraint_);
+  followed_ = other.followed_;
+  counts_ = std::move(other.counts_);
+  return *this;
+}
+
 void SamplerState::Reset(int64_t prompt_tokens, std::shared_ptr<const Constraint> constraint) {
   tokens_.clear();
   counts_.clear();

@@ -16,6 +16,11 @@ namespace paceline {
 
 class SamplerState {
  public:
+  SamplerState() = default;
+  SamplerState(const SamplerState& other);
+  SamplerState(SamplerState&&) = default;
+  SamplerState& operator=(SamplerState other);
+
   // Forgets everything; the first `prompt_tokens` tokens to come count as prompt, and those behind them obey
   // `constraint`, where given.
   void Reset(int64_t prompt_tokens, std::shared_ptr<const Constraint> constraint = nullptr);

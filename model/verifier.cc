@@ -15,9 +15,10 @@ namespace paceline {
 namespace {
 
 absl::Status NothingLeft() {
-  return Error(errors::kRequestField,
-               "constraint: no token of this model's vocabulary goes on from here: the constraint, the allowed "
-               "ids and the ids that end the text leave none; allow more of them");
+  return Error(
+      errors::kRequestField,
+      "constraint: no token of this model's vocabulary goes on from here: the constraint, the allowed "
+      "ids and the ids that end the text leave none; allow more of them");
 }
 
 // A draw that failed over logits that are numbers found none that may be drawn.

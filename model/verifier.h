@@ -33,9 +33,9 @@ class Verification {
   };
   explicit Verification(const Options& options) : options_(options) {}
 
-  // The token behind the next row. `logits` [vocab] are masked by the sequence's constraint, at the place that
-  // the drafts accepted so far lead to, and adjusted (bias, penalties), in place; ids that must not be drawn
-  // for other reasons are minus infinity on entry. Not to be called when done(). DataLoss (REQ-003) as
+  // The token behind the next row. `logits` [vocab] are masked by the sequence's constraint, at the place
+  // that the drafts accepted so far lead to, and adjusted (bias, penalties), in place; ids that must not be
+  // drawn for other reasons are minus infinity on entry. Not to be called when done(). DataLoss (REQ-003) as
   // SampleToken; InvalidArgument (REQ-001) when the constraint and the allowed ids leave nothing to draw.
   absl::StatusOr<TokenId> Judge(const kernels::KernelTable& table, ThreadPool& pool, std::span<float> logits);
   // Rows after this one are not text.

@@ -152,7 +152,8 @@ void AutomatonWriter::WriteUtf8(char32_t first, char32_t last, int32_t from, int
     const auto [tail, fresh] = tails.try_emplace(chain, 0);
     if (fresh) {
       const int32_t node = NewNode();
-      out_.nodes[static_cast<size_t>(node)].edges.push_back({chain.back().first, chain.back().second, target});
+      out_.nodes[static_cast<size_t>(node)].edges.push_back(
+          {chain.back().first, chain.back().second, target});
       tail->second = node;
     }
     target = tail->second;

@@ -1,5 +1,4 @@
-// The automaton an expression is first written as, with edges that eat nothing. Inside grammar.cc only, but
-// for tests.
+// The automaton an expression is first written as, with edges that eat nothing. For grammar.cc alone.
 #pragma once
 
 #include <cstdint>

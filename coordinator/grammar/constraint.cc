@@ -23,7 +23,7 @@ namespace {
 constexpr size_t kMaxText = 256 << 10;  // bytes of a schema or a grammar, and of all choices together
 constexpr size_t kMaxRegex = 16 << 10;
 constexpr size_t kMaxChoices = 4096;
-constexpr size_t kMaxMarker = 64;  // bytes
+constexpr size_t kMaxMarker = 64;   // bytes
 constexpr size_t kRemembered = 16;  // compiled grammars; each may come to some tens of MB
 // Templates put line breaks between the end of thinking and the answer, and so do models.
 constexpr int32_t kLineBreaksBehindMarker = 2;
@@ -39,8 +39,8 @@ absl::Status CheckSize(const ConstraintSpec& spec) {
   if (bytes > most)
     return absl::InvalidArgumentError(absl::StrCat("expected at most ", most, " bytes, got ", bytes));
   if (spec.after && spec.after->size() > kMaxMarker) {
-    return absl::InvalidArgumentError(absl::StrCat("expected at most ", kMaxMarker,
-                                                   " bytes in 'after', got ", spec.after->size()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected at most ", kMaxMarker, " bytes in 'after', got ", spec.after->size()));
   }
   return absl::OkStatus();
 }
@@ -146,9 +146,8 @@ struct ConstraintCompiler::State {
 };
 
 // One at a time: a second request for the same grammar finds it made, and requests together take one core.
-absl::StatusOr<std::shared_ptr<const Constraint>> ConstraintCompiler::State::Compile(const ConstraintSpec& spec,
-                                                                                     const std::string& marker,
-                                                                                     StopIds stops) {
+absl::StatusOr<std::shared_ptr<const Constraint>> ConstraintCompiler::State::Compile(
+    const ConstraintSpec& spec, const std::string& marker, StopIds stops) {
   const std::lock_guard lock(mutex);
   std::string key = KeyOf(spec, !marker.empty());
   ASSIGN_OR_RETURN(std::shared_ptr<MaskSource> source, SourceOf(spec, key, !marker.empty()));

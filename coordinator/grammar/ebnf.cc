@@ -22,6 +22,7 @@ constexpr size_t kMaxRules = 10'000;
 // then known without looking back at who called.
 constexpr size_t kInlineParts = 24;
 constexpr int kInlineRounds = 4;
+constexpr int64_t kMaxInlined = 20'000;  // parts
 
 size_t PartsOf(const Expression& e) {
   size_t parts = 1 + e.bytes.size() / 8;
@@ -115,7 +116,8 @@ class EbnfParser {
   absl::StatusOr<size_t> RuleOf(const std::string& name, size_t at) {
     const auto [found, fresh] = names_.try_emplace(name, rules_.size());
     if (fresh) {
-      if (rules_.size() == kMaxRules) return Wrong(at, absl::StrCat("there are more than ", kMaxRules, " rules"));
+      if (rules_.size() == kMaxRules)
+        return Wrong(at, absl::StrCat("there are more than ", kMaxRules, " rules"));
       rules_.push_back({name, at, builder_.AddRule(name), false, {}});
     }
     return found->second;
@@ -185,7 +187,8 @@ class EbnfParser {
     }
     const std::string name = Name();
     if (name.empty())
-      return Wrong(begin, "expected a literal in quotes, a class in brackets, a group, or the name of a rule");
+      return Wrong(begin,
+                   "expected a literal in quotes, a class in brackets, a group, or the name of a rule");
     ASSIGN_OR_RETURN(const size_t rule, RuleOf(name, begin));
     return CallOf(rules_[rule].number);
   }
@@ -208,8 +211,9 @@ class EbnfParser {
       return in_.Next();
     }
     if (value < 0 || value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF)) {
-      return Wrong(begin, absl::StrCat("expected \\n, \\t, \\r, \\xHH, \\uHHHH, \\UHHHHHHHH or one of ",
-                                       absl::string_view(special.data(), special.size()), " behind a backslash"));
+      return Wrong(begin,
+                   absl::StrCat("expected \\n, \\t, \\r, \\xHH, \\uHHHH, \\UHHHHHHHH or one of ",
+                                absl::string_view(special.data(), special.size()), " behind a backslash"));
     }
     return static_cast<char32_t>(value);
   }
@@ -283,11 +287,12 @@ class EbnfParser {
     }
   }
 
-  static bool Replace(Expression& e, const std::map<int32_t, const Expression*>& small) {
+  bool Replace(Expression& e, const std::map<int32_t, const Expression*>& small) {
     if (e.kind == Expression::Kind::kRule) {
       const auto at = small.find(e.rule);
-      if (at == small.end()) return false;
+      if (at == small.end() || inlined_ > kMaxInlined) return false;
       e = Expression(*at->second);
+      inlined_ += static_cast<int64_t>(PartsOf(e));
       return true;
     }
     bool changed = false;
@@ -299,6 +304,7 @@ class EbnfParser {
   GrammarBuilder& builder_;
   std::vector<Rule> rules_;
   std::map<std::string, size_t> names_;
+  int64_t inlined_ = 0;
 };
 
 }  // namespace

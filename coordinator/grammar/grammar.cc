@@ -16,6 +16,11 @@ namespace {
 
 using Nodes = std::vector<int32_t>;  // ascending
 
+// Nodes looked at to make a grammar's rules deterministic, and again for a rule that is left as it was
+// written: some tenths of a second. Counted repetitions inside each other come to more.
+constexpr int64_t kDeterminiserWork = 20'000'000;
+constexpr int64_t kSinglesWork = 1'000'000;
+
 struct RuleAutomaton {
   ByteAutomaton automaton;
   int32_t start = 0, end = 0;
@@ -40,12 +45,24 @@ bool ReachesFreely(const RuleAutomaton& rule, const std::vector<bool>& nullable)
 
 // A call of a rule that may derive the empty text may also be passed over; called, it eats something.
 void PassOverNullable(std::vector<RuleAutomaton>& rules) {
-  std::vector<bool> nullable(rules.size());
-  for (bool grew = true; grew;) {
-    grew = false;
-    for (size_t r = 0; r < rules.size(); ++r) {
-      if (!nullable[r] && ReachesFreely(rules[r], nullable)) nullable[r] = grew = true;
+  std::vector<std::vector<size_t>> callers(rules.size());
+  std::vector<size_t> left;  // rules that may derive the empty text for all that is known
+  for (size_t r = 0; r < rules.size(); ++r) {
+    for (const ByteAutomaton::Node& node : rules[r].automaton.nodes) {
+      for (const Grammar::Call& call : node.calls) callers[static_cast<size_t>(call.rule)].push_back(r);
     }
+    left.push_back(r);
+  }
+  std::vector<bool> nullable(rules.size());
+  while (!left.empty()) {
+    const size_t r = left.back();
+    left.pop_back();
+    if (nullable[r] || !ReachesFreely(rules[r], nullable)) continue;
+    nullable[r] = true;
+    std::vector<size_t>& again = callers[r];
+    std::sort(again.begin(), again.end());
+    again.erase(std::unique(again.begin(), again.end()), again.end());
+    left.insert(left.end(), again.begin(), again.end());
   }
   for (RuleAutomaton& rule : rules) {
     for (ByteAutomaton::Node& node : rule.automaton.nodes) {
@@ -56,10 +73,11 @@ void PassOverNullable(std::vector<RuleAutomaton>& rules) {
   }
 }
 
-// Subset construction of one rule, appended to a grammar.
+// Subset construction of one rule, appended to a grammar. `work`: nodes that all rules together may look at.
 class Determiniser {
  public:
-  Determiniser(const RuleAutomaton& rule, Grammar* out) : rule_(rule), out_(*out) {}
+  Determiniser(const RuleAutomaton& rule, Grammar* out, int64_t* work)
+      : rule_(rule), out_(*out), work_(*work) {}
 
   // The start node, or -1 when the grammar becomes too large.
   int32_t Run() {
@@ -79,6 +97,7 @@ class Determiniser {
     while (!left.empty()) {
       const int32_t at = left.back();
       left.pop_back();
+      --work_;
       if (seen_[static_cast<size_t>(at)] == stamp_) continue;
       seen_[static_cast<size_t>(at)] = stamp_;
       const ByteAutomaton::Node& node = rule_.automaton.nodes[static_cast<size_t>(at)];
@@ -103,12 +122,13 @@ class Determiniser {
   int32_t Sets(size_t first, size_t most) {
     const int32_t start = Intern(Closure({rule_.start}));
     for (size_t done = 0; done < sets_.size(); ++done) {
-      if (out_.nodes.size() > most || out_.nodes.size() > GrammarBuilder::kMaxNodes) return -1;
+      if (out_.nodes.size() > most || out_.nodes.size() > GrammarBuilder::kMaxNodes || work_ < 0) return -1;
       std::array<Nodes, 256> targets;
       std::map<int32_t, Nodes> calls;
       for (const int32_t at : sets_[done]) {
         const ByteAutomaton::Node& node = rule_.automaton.nodes[static_cast<size_t>(at)];
         for (const Grammar::Edge& edge : node.edges) {
+          work_ -= 1 + (edge.high - edge.low) / 8;
           for (int byte = edge.low; byte <= edge.high; ++byte)
             targets[static_cast<size_t>(byte)].push_back(edge.target);
         }
@@ -142,7 +162,9 @@ class Determiniser {
   int32_t Singles() {
     const size_t first = out_.nodes.size();
     if (first + rule_.automaton.nodes.size() > GrammarBuilder::kMaxNodes) return -1;
+    work_ = std::max(work_, kSinglesWork);
     for (size_t i = 0; i < rule_.automaton.nodes.size(); ++i) {
+      if (work_ < 0) return -1;
       Grammar::Node& made = out_.nodes.emplace_back();
       for (const int32_t at : Closure({static_cast<int32_t>(i)})) {
         made.final |= at == rule_.end;
@@ -150,6 +172,7 @@ class Determiniser {
         for (Grammar::Edge edge : node.edges) {
           edge.target += static_cast<int32_t>(first);
           made.edges.push_back(edge);
+          --work_;
         }
         for (Grammar::Call call : node.calls) {
           call.target += static_cast<int32_t>(first);
@@ -168,6 +191,7 @@ class Determiniser {
 
   const RuleAutomaton& rule_;
   Grammar& out_;
+  int64_t& work_;
   std::map<Nodes, int32_t> ids_;
   std::vector<Nodes> sets_;
   std::vector<int32_t> seen_;
@@ -263,9 +287,9 @@ void GrammarBuilder::Define(int32_t rule, Expression expression) {
 }
 
 absl::StatusOr<Grammar> GrammarBuilder::Build(int32_t root) const {
-  const absl::Status too_large = absl::InvalidArgumentError(
-      absl::StrCat("is too large: it comes to more than ", kMaxNodes,
-                   " states; lower the bounds of its repetitions, or say less with it"));
+  const absl::Status too_large = absl::InvalidArgumentError(absl::StrCat(
+      "is too large: it comes to more than ", kMaxNodes,
+      " states, or to too many ways between them; lower the bounds of its repetitions, or say less with it"));
   std::vector<RuleAutomaton> automata(rules_.size());
   int64_t left = kMaxNodes;
   for (size_t r = 0; r < rules_.size(); ++r) {
@@ -278,8 +302,9 @@ absl::StatusOr<Grammar> GrammarBuilder::Build(int32_t root) const {
   PassOverNullable(automata);
   Grammar grammar;
   grammar.root = root;
+  int64_t work = kDeterminiserWork;
   for (const RuleAutomaton& automaton : automata) {
-    const int32_t start = Determiniser(automaton, &grammar).Run();
+    const int32_t start = Determiniser(automaton, &grammar, &work).Run();
     if (start < 0) return too_large;
     grammar.starts.push_back(start);
   }

@@ -35,8 +35,6 @@ struct Grammar {
   // recursion.
   std::vector<int32_t> order;
   int32_t root = 0;  // rule
-
-  bool nullable() const { return nodes[static_cast<size_t>(starts[static_cast<size_t>(root)])].final; }
 };
 
 // Collects rules and turns them into a Grammar.
@@ -45,11 +43,10 @@ class GrammarBuilder {
   // A rule to be defined later; `name` is for errors.
   int32_t AddRule(std::string name);
   void Define(int32_t rule, Expression expression);
-  // What a part of the grammar may cost before it is built: for checks on the way.
   static constexpr int64_t kMaxNodes = 100'000;
 
-  // InvalidArgument: the grammar is larger than kMaxNodes, a rule calls itself before it eats a byte, no text
-  // can satisfy it.
+  // InvalidArgument: the grammar comes to more than kMaxNodes or to too many ways between them, a rule calls
+  // itself before it eats a byte, no text can satisfy it.
   absl::StatusOr<Grammar> Build(int32_t root) const;
 
  private:

@@ -3,12 +3,13 @@
 namespace paceline {
 namespace {
 
-#define PACELINE_DATE                                                        \
-  "[12]\\d{3}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\\d|3[01])|"               \
+#define PACELINE_DATE                                          \
+  "[12]\\d{3}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\\d|3[01])|" \
   "(?:0[469]|11)-(?:0[1-9]|[12]\\d|30)|02-(?:0[1-9]|1\\d|2[0-8]))"
-#define PACELINE_TIME "(?:[01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(?:\\.\\d{1,9})?(?:Z|[+-](?:[01]\\d|2[0-3]):[0-5]\\d)"
-#define PACELINE_LABEL "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,30}[a-zA-Z0-9])?"
-#define PACELINE_HOST PACELINE_LABEL "(?:\\." PACELINE_LABEL "){0,4}"
+#define PACELINE_TIME \
+  "(?:[01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(?:\\.\\d{1,9})?(?:Z|[+-](?:[01]\\d|2[0-3]):[0-5]\\d)"
+#define PACELINE_LABEL "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,14}[a-zA-Z0-9])?"
+#define PACELINE_HOST PACELINE_LABEL "(?:\\." PACELINE_LABEL "){1,3}"
 #define PACELINE_OCTET "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
 
 struct Format {
@@ -19,15 +20,17 @@ constexpr Format kFormats[] = {
     {"date", PACELINE_DATE},
     {"time", PACELINE_TIME},
     {"date-time", PACELINE_DATE "T" PACELINE_TIME},
-    {"duration", "P(?:\\d{1,4}W|\\d{1,4}D(?:T\\d{1,4}H(?:\\d{1,4}M(?:\\d{1,4}S)?)?)?|"
-                 "T(?:\\d{1,4}H(?:\\d{1,4}M(?:\\d{1,4}S)?)?|\\d{1,4}M(?:\\d{1,4}S)?|\\d{1,4}S))"},
+    {"duration",
+     "P(?:\\d{1,4}W|\\d{1,4}D(?:T\\d{1,4}H(?:\\d{1,4}M(?:\\d{1,4}S)?)?)?|"
+     "T(?:\\d{1,4}H(?:\\d{1,4}M(?:\\d{1,4}S)?)?|\\d{1,4}M(?:\\d{1,4}S)?|\\d{1,4}S))"},
     {"uuid", "[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"},
-    {"email", "[a-zA-Z0-9_+-]{1,32}(?:\\.[a-zA-Z0-9_+-]{1,32}){0,2}@" PACELINE_LABEL "(?:\\." PACELINE_LABEL "){1,3}"},
+    {"email",
+     "[a-zA-Z0-9_+-]+(?:\\.[a-zA-Z0-9_+-]+)*@[a-zA-Z0-9]+(?:-[a-zA-Z0-9]+)*(?:\\.[a-zA-Z]{2,12}){1,3}"},
     {"hostname", PACELINE_HOST},
     {"ipv4", "(?:" PACELINE_OCTET "\\.){3}" PACELINE_OCTET},
     {"ipv6", "(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}"},
-    {"uri", "https?://" PACELINE_HOST "(?::[1-9]\\d{0,3})?(?:/[a-zA-Z0-9._~-]{0,64}){0,8}"
-            "(?:\\?[a-zA-Z0-9._~=&-]{0,128})?(?:#[a-zA-Z0-9._~-]{0,64})?"},
+    {"uri", "https?://" PACELINE_HOST "(?::[1-9]\\d{0,3})?(?:/[a-zA-Z0-9._~-]*)*"
+            "(?:\\?[a-zA-Z0-9._~=&-]*)?(?:#[a-zA-Z0-9._~-]*)?"},
 };
 
 #undef PACELINE_DATE

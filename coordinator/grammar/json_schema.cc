@@ -27,20 +27,22 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Names = std::set<std::string, std::less<>>;
 
-constexpr int kMaxNesting = 64;      // of brackets in the schema's text
+constexpr int kMaxNesting = 64;        // of brackets in the schema's text
 constexpr int64_t kMaxCount = 10'000;  // items and characters
 constexpr int64_t kMaxInteger = 999'999'999'999'999'999;
 constexpr double kMaxDecimal = 1e15;
 
 // They say something to people, or about how values are kept.
-const Names kAnnotations = {"$schema",  "$id",        "$comment", "$defs",           "definitions",
-                            "title",    "description", "default",  "examples",        "example",
-                            "readOnly", "writeOnly",   "deprecated", "contentEncoding", "contentMediaType",
-                            "strict"};
+const Names kAnnotations = {"$schema",  "$id",          "$comment",   "$defs",           "definitions",
+                            "title",    "description",  "default",    "examples",        "example",
+                            "readOnly", "writeOnly",    "deprecated", "contentEncoding", "contentMediaType",
+                            "strict",   "discriminator"};
 const Names kOfStrings = {"minLength", "maxLength", "pattern", "format"};
 const Names kOfNumbers = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"};
 const Names kOfArrays = {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"};
 const Names kOfObjects = {"properties", "required", "additionalProperties"};
+
+bool IsAnnotation(std::string_view key) { return key.starts_with("x-") || kAnnotations.contains(key); }
 
 absl::string_view Absl(std::string_view text) { return {text.data(), text.size()}; }
 
@@ -135,10 +137,12 @@ class SchemaReader {
     if (const auto known = references_.find(pointer); known != references_.end()) return known->second;
     const Json* at = &root_;
     if (pointer.empty() || pointer[0] != '#')
-      return Wrong(path, absl::StrCat("'", pointer, "' leads outside the schema; only references that begin "
-                                                    "with # are supported"));
+      return Wrong(path, absl::StrCat("'", pointer,
+                                      "' leads outside the schema; only references that begin "
+                                      "with # are supported"));
     for (size_t i = 1; i < pointer.size();) {
-      if (pointer[i] != '/') return Wrong(path, absl::StrCat("'", pointer, "' is no JSON pointer; expected #/.."));
+      if (pointer[i] != '/')
+        return Wrong(path, absl::StrCat("'", pointer, "' is no JSON pointer; expected #/.."));
       const size_t end = std::min(pointer.find('/', i + 1), pointer.size());
       std::string key;
       for (size_t k = i + 1; k < end; ++k) {
@@ -167,7 +171,8 @@ class SchemaReader {
   absl::StatusOr<Expression> Value(const Json& schema, const std::string& path) {
     if (schema.is_boolean()) return schema.get<bool>() ? json_.AnyValue() : ChoiceOf({});
     if (!schema.is_object())
-      return Wrong(path, absl::StrCat("expected a schema (an object, true or false), got ", schema.type_name()));
+      return Wrong(path,
+                   absl::StrCat("expected a schema (an object, true or false), got ", schema.type_name()));
     if (schema.contains("$ref")) return Reference(schema, path);
     if (schema.contains("enum") || schema.contains("const")) return Constants(schema, path);
     for (const char* key : {"anyOf", "oneOf", "allOf"}) {
@@ -246,7 +251,7 @@ class SchemaReader {
   static absl::Status OnlyBeside(const Json& schema, const std::string& path, std::string_view key,
                                  const Names& allowed) {
     for (const auto& [name, value] : schema.items()) {
-      if (name == key || name == "nullable" || kAnnotations.contains(name) || allowed.contains(name)) continue;
+      if (name == key || name == "nullable" || IsAnnotation(name) || allowed.contains(name)) continue;
       return Unsupported(path, name, absl::StrCat("is not supported beside '", Absl(key), "'"));
     }
     return absl::OkStatus();
@@ -288,7 +293,7 @@ class SchemaReader {
     }
     const bool inferred = types.empty();
     for (const auto& [name, value] : schema.items()) {
-      if (name == "type" || name == "nullable" || kAnnotations.contains(name)) continue;
+      if (name == "type" || name == "nullable" || IsAnnotation(name)) continue;
       const char* of = kOfStrings.contains(name)   ? "string"
                        : kOfNumbers.contains(name) ? "number"
                        : kOfArrays.contains(name)  ? "array"
@@ -380,7 +385,8 @@ class SchemaReader {
     bool strict = false;
   };
   static absl::StatusOr<std::optional<Bound>> BoundOf(const Json& schema, const char* inclusive,
-                                                      const char* exclusive, bool low, const std::string& path) {
+                                                      const char* exclusive, bool low,
+                                                      const std::string& path) {
     std::optional<Bound> bound;
     for (const char* key : {inclusive, exclusive}) {
       const auto found = schema.find(key);
@@ -429,9 +435,10 @@ class SchemaReader {
       if (!*bound) continue;
       const std::optional<std::string> digits = Decimal((*bound)->value.get<double>());
       if (!digits) {
-        return Wrong(path, absl::StrCat("a bound of a number takes at most 15 digits in front of the point and "
-                                        "15 behind it, got ",
-                                        (*bound)->value.dump()));
+        return Wrong(path,
+                     absl::StrCat("a bound of a number takes at most 15 digits in front of the point and "
+                                  "15 behind it, got ",
+                                  (*bound)->value.dump()));
       }
       *out = DecimalBound{*digits, (*bound)->strict};
     }

@@ -109,8 +109,8 @@ Expression SameLength(std::string_view low, std::string_view high) {
     --last;
   }
   if (first <= last) {
-    choices.push_back(SequenceOf(
-        {OneOf(static_cast<char32_t>(first), static_cast<char32_t>(last)), Digits(rest, rest)}));
+    choices.push_back(
+        SequenceOf({OneOf(static_cast<char32_t>(first), static_cast<char32_t>(last)), Digits(rest, rest)}));
   }
   return ChoiceOf(std::move(choices));
 }
@@ -164,8 +164,8 @@ Expression FractionDigits(const Cut* low, const Cut* high, int32_t i) {
     const auto go_on = [&](char from, char to, const Cut* next_low, const Cut* next_high) {
       if (from > to) return;
       Expression rest = FractionDigits(next_low, next_high, i + 1);
-      choices.push_back(SequenceOf(
-          {OneOf(static_cast<char32_t>(from), static_cast<char32_t>(to)), std::move(rest)}));
+      choices.push_back(
+          SequenceOf({OneOf(static_cast<char32_t>(from), static_cast<char32_t>(to)), std::move(rest)}));
     };
     if (low != nullptr && high != nullptr && first == last) {
       go_on(first, last, low, high);
@@ -325,22 +325,22 @@ Expression JsonText::AnyNumber() {
   const auto known = rules_.find("number");
   if (known != rules_.end()) return CallOf(known->second);
   const Expression sign = OptionalOf(ChoiceOf({Literal("+"), Literal("-")}));
-  return CallOf(Rule(
-      "number",
-      SequenceOf({OptionalOf(Literal("-")),
-                  ChoiceOf({Literal("0"), SequenceOf({OneOf('1', '9'), Digits(0, kWholeDigits - 1)})}),
-                  OptionalOf(SequenceOf({Literal("."), Digits(1, kFractionDigits)})),
-                  OptionalOf(SequenceOf({ChoiceOf({Literal("e"), Literal("E")}), sign,
-                                         Digits(1, kExponentDigits)}))})));
+  return CallOf(
+      Rule("number",
+           SequenceOf({OptionalOf(Literal("-")),
+                       ChoiceOf({Literal("0"), SequenceOf({OneOf('1', '9'), Digits(0, kWholeDigits - 1)})}),
+                       OptionalOf(SequenceOf({Literal("."), Digits(1, kFractionDigits)})),
+                       OptionalOf(SequenceOf(
+                           {ChoiceOf({Literal("e"), Literal("E")}), sign, Digits(1, kExponentDigits)}))})));
 }
 
 Expression JsonText::AnyInteger() {
   const auto known = rules_.find("integer");
   if (known != rules_.end()) return CallOf(known->second);
   return CallOf(Rule(
-      "integer", SequenceOf({OptionalOf(Literal("-")),
-                             ChoiceOf({Literal("0"), SequenceOf({OneOf('1', '9'),
-                                                                 Digits(0, kIntegerDigits - 1)})})})));
+      "integer",
+      SequenceOf({OptionalOf(Literal("-")),
+                  ChoiceOf({Literal("0"), SequenceOf({OneOf('1', '9'), Digits(0, kIntegerDigits - 1)})})})));
 }
 
 Expression JsonText::IntegerBetween(int64_t low, int64_t high) {
@@ -389,11 +389,10 @@ Expression JsonText::AnyObject() {
   const int32_t rule = builder_.AddRule("object");
   rules_["object"] = rule;
   const Expression member = Member(AnyString(), AnyValue());
-  builder_.Define(rule,
-                  Enclosed('{',
-                           OptionalOf(SequenceOf(
-                               {member, RepeatOf(SequenceOf({Comma(), member}), 0, kUnbounded)})),
-                           '}'));
+  builder_.Define(
+      rule,
+      Enclosed('{', OptionalOf(SequenceOf({member, RepeatOf(SequenceOf({Comma(), member}), 0, kUnbounded)})),
+               '}'));
   return CallOf(rule);
 }
 
@@ -402,10 +401,12 @@ Expression JsonText::AnyArray() {
   if (known != rules_.end()) return CallOf(known->second);
   const int32_t rule = builder_.AddRule("array");
   rules_["array"] = rule;
-  builder_.Define(rule, Enclosed('[',
-                                 OptionalOf(SequenceOf(
-                                     {AnyValue(), RepeatOf(SequenceOf({Comma(), AnyValue()}), 0, kUnbounded)})),
-                                 ']'));
+  builder_.Define(
+      rule,
+      Enclosed(
+          '[',
+          OptionalOf(SequenceOf({AnyValue(), RepeatOf(SequenceOf({Comma(), AnyValue()}), 0, kUnbounded)})),
+          ']'));
   return CallOf(rule);
 }
 

@@ -23,8 +23,8 @@ struct DecimalBound {
   bool strict = false;
 };
 
-// The rules of JSON in one grammar, made when they are asked for. Every expression is one whole piece, without
-// white space around it.
+// The rules of JSON in one grammar, made when they are asked for. Every expression is one whole piece,
+// without white space around it.
 class JsonText {
  public:
   explicit JsonText(GrammarBuilder& builder) : builder_(builder) {}

@@ -71,8 +71,8 @@ Machine::Config Machine::Step(Config config, uint8_t byte) {
   std::vector<Thread> next;
   const State& state = configs_[static_cast<size_t>(config)];
   for (const std::vector<Thread>* threads : {&state.threads, &state.called}) {
-    work_ += static_cast<int64_t>(threads->size());
     for (const Thread& thread : *threads) {
+      work_ += static_cast<int64_t>(node(thread.node).edges.size()) + 1;
       for (const Grammar::Edge& edge : node(thread.node).edges) {
         if (edge.low > byte) break;
         if (byte <= edge.high) next.push_back({edge.target, thread.stack});

@@ -58,7 +58,7 @@ class Machine {
   }
   size_t configs() const { return configs_.size(); }
   int64_t bytes() const { return bytes_; }  // roughly, of everything remembered
-  int64_t work() const { return work_; }    // threads looked at, by machines adopted from too
+  int64_t work() const { return work_; }    // edges looked at, by machines adopted from too
 
  private:
   static constexpr Config kUnknown = -1;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <compare>
 #include <utility>
 
 #include "base/check.h"
@@ -12,9 +11,9 @@
 namespace paceline {
 namespace {
 
-// Of Prepare, some tenths of a second each: nodes of the vocabulary's tree, and threads of configurations.
+// Of Prepare, some tenths of a second each: nodes of the vocabulary's tree, and edges of the grammar.
 constexpr int64_t kMaxLooks = 60'000'000;
-constexpr int64_t kMaxWork = 30'000'000;
+constexpr int64_t kMaxWork = 100'000'000;
 
 void Set(uint64_t* mask, TokenId id) { mask[id / 64] |= uint64_t{1} << (id % 64); }
 
@@ -44,8 +43,7 @@ absl::Status MaskSource::Prepare() {
           "takes too long to compile: its parts can be read in too many ways at once; make the alternatives "
           "begin differently, or say less with it");
     }
-    // A node that allows little is cheap, and one that allows much looks at the whole tree.
-    looks -= made.dense.empty() ? static_cast<int64_t>(16 * made.few.size()) + 256 : tokens_->brief().size();
+    looks -= made.looks + 500;  // an empty mask is not free either
   }
   alone_.reset();
   return absl::OkStatus();
@@ -58,7 +56,7 @@ void MaskSource::Renew(std::shared_ptr<Machine>& machine, std::span<Machine::Con
     masks_.clear();
     made_.clear();
     // A text may be so deeply nested that it alone takes more.
-    max_bytes_ = std::max(limits_.machine, 2 * fresh->bytes());
+    max_bytes_ = limits_.machine + 2 * fresh->bytes();
   }
   machine = std::move(fresh);
 }
@@ -66,9 +64,10 @@ void MaskSource::Renew(std::shared_ptr<Machine>& machine, std::span<Machine::Con
 void MaskSource::Refresh(Cursor& cursor) {
   if (machine_->bytes() > max_bytes_) Renew(machine_, {});
   if (cursor.machine == machine_) return;
+  const int64_t before = machine_->bytes();
   machine_->Adopt(*cursor.machine, cursor.configs);
   cursor.machine = machine_;
-  max_bytes_ = std::max(max_bytes_, 2 * machine_->bytes());
+  max_bytes_ = std::max(max_bytes_, limits_.machine + 2 * (machine_->bytes() - before));
 }
 
 MaskSource::Cursor MaskSource::Start() {
@@ -127,8 +126,8 @@ MaskSource::Statistics MaskSource::statistics() const {
   for (const ClassMask& made : classes_) s.known_classes += made.known ? 1 : 0;
   s.configs = static_cast<int64_t>(machine_->configs());
   s.masks_made = masks_made_;
-  s.bytes = class_bytes_ + machine_->bytes() +
-            static_cast<int64_t>(made_.size()) * MaskWords(tokens_->vocab()) * 8;
+  s.bytes =
+      class_bytes_ + machine_->bytes() + static_cast<int64_t>(made_.size()) * MaskWords(tokens_->vocab()) * 8;
   return s;
 }
 
@@ -142,6 +141,7 @@ const MaskSource::ClassMask& MaskSource::MaskOf(int32_t node) {
   path_[0] = alone_->At(node);
   for (uint32_t i = 0; i < trie.size();) {
     const TokenTrie::Node& at = trie.node(i);
+    ++made.looks;
     const Machine::Config next = alone_->Next(path_[at.depth - 1u], at.byte);
     if (next == Machine::kDead) {
       i = at.end;
@@ -171,9 +171,9 @@ const MaskSource::ClassMask& MaskSource::MaskOf(int32_t node) {
   return made;
 }
 
-void MaskSource::Walk(const TokenTrie& trie, uint32_t begin, uint32_t end, int32_t depth,
-                      Machine::Config config, uint64_t* mask) {
-  path_[static_cast<size_t>(depth)] = config;
+void MaskSource::Walk(const TokenTrie& trie, uint32_t begin, uint32_t end, int32_t depth, size_t start,
+                      uint64_t* mask) {
+  path_[static_cast<size_t>(depth)] = starts_[start];
   for (uint32_t i = begin; i < end;) {
     const TokenTrie::Node& node = trie.node(i);
     const Machine::Config next = machine_->Next(path_[node.depth - 1u], node.byte);
@@ -184,17 +184,21 @@ void MaskSource::Walk(const TokenTrie& trie, uint32_t begin, uint32_t end, int32
     path_[node.depth] = next;
     for (const TokenId id : trie.tokens(i)) Set(mask, id);
     ++i;
+    if (machine_->bytes() > max_bytes_ + limits_.machine) {
+      // Both the way to here and where other walks begin go along.
+      std::vector<Machine::Config> all(path_.begin(), path_.begin() + node.depth + 1);
+      all.insert(all.end(), starts_.begin(), starts_.end());
+      Renew(machine_, all);
+      std::copy(all.begin(), all.begin() + node.depth + 1, path_.begin());
+      std::copy(all.begin() + node.depth + 1, all.end(), starts_.begin());
+    }
   }
 }
 
 std::shared_ptr<const TokenMask> MaskSource::MakeMask(Machine::Config config) {
   auto mask = std::make_shared<TokenMask>(static_cast<size_t>(MaskWords(tokens_->vocab())));
   const std::span<const Machine::Thread> threads = machine_->threads(config);
-  struct Leaving {
-    const ClassMask* mask;
-    Machine::Config back;
-    auto operator<=>(const Leaving&) const = default;
-  };
+  using Leaving = std::pair<const ClassMask*, Machine::Config>;  // and where to
   std::vector<Leaving> leaving;
   int64_t behind = 0;
   // The machine may move its threads when it makes others.
@@ -204,25 +208,29 @@ std::shared_ptr<const TokenMask> MaskSource::MakeMask(Machine::Config config) {
     for (const TokenId id : known.few) Set(mask->data(), id);
     if (known.leaves.empty()) continue;
     const Machine::Config back = machine_->Returned(thread.stack);
-    if (back != Machine::kDead) leaving.push_back({&known, back});
+    if (back != Machine::kDead) leaving.emplace_back(&known, back);
   }
   std::sort(leaving.begin(), leaving.end());
   leaving.erase(std::unique(leaving.begin(), leaving.end()), leaving.end());
-  for (const Leaving& left : leaving) behind += left.mask->behind;
+  starts_ = {config};
+  for (const auto& [made, back] : leaving) {
+    behind += made->behind;
+    starts_.push_back(back);
+  }
   const TokenTrie& brief = tokens_->brief();
   if (behind > brief.size()) {
     // Rules that may end nearly anywhere: the whole tree is less than its parts.
-    Walk(brief, 0, brief.size(), 0, config, mask->data());
+    Walk(brief, 0, brief.size(), 0, 0, mask->data());
   } else {
-    for (const Leaving& left : leaving) {
-      for (const uint32_t leaf : left.mask->leaves) {
+    for (size_t i = 0; i < leaving.size(); ++i) {
+      for (const uint32_t leaf : leaving[i].first->leaves) {
         const TokenTrie::Node& node = brief.node(leaf);
-        Walk(brief, leaf + 1, node.end, node.depth, left.back, mask->data());
+        Walk(brief, leaf + 1, node.end, node.depth, i + 1, mask->data());
       }
     }
   }
   const TokenTrie& lengthy = tokens_->lengthy();
-  Walk(lengthy, 0, lengthy.size(), 0, config, mask->data());
+  Walk(lengthy, 0, lengthy.size(), 0, 0, mask->data());
   return mask;
 }
 

@@ -72,6 +72,7 @@ class MaskSource {
     std::vector<TokenId> few;
     std::vector<uint32_t> leaves;  // nodes of the tree at which the rule may end and tokens go on
     int64_t behind = 0;            // nodes of the tree below those
+    int64_t looks = 0;             // nodes of the tree that were looked at for all this
   };
 
   // Machines forget everything where memory runs out; `configs` are what must be carried over.
@@ -80,10 +81,9 @@ class MaskSource {
   void Refresh(Cursor& cursor);
   const ClassMask& MaskOf(int32_t node);
   std::shared_ptr<const TokenMask> MakeMask(Machine::Config config);
-  // Sets the bits of the tokens that `config` allows among nodes [begin, end) of `trie`, all of them below
-  // one node of that depth.
-  void Walk(const TokenTrie& trie, uint32_t begin, uint32_t end, int32_t depth, Machine::Config config,
-            uint64_t* mask);
+  // Sets the bits of the tokens that starts_[start] allows among nodes [begin, end) of `trie`, all of them
+  // below one node of that depth.
+  void Walk(const TokenTrie& trie, uint32_t begin, uint32_t end, int32_t depth, size_t start, uint64_t* mask);
 
   const Grammar grammar_;
   const std::shared_ptr<const TokenBytes> tokens_;
@@ -98,6 +98,7 @@ class MaskSource {
   std::vector<std::shared_ptr<const TokenMask>> masks_;  // [configs of machine_], null where unknown
   std::deque<Machine::Config> made_;                     // masks in the order they were made
   std::vector<Machine::Config> path_;                    // of a walk: [depth]
+  std::vector<Machine::Config> starts_;                  // of the walks for one mask
   int64_t masks_made_ = 0;
 };
 

@@ -61,8 +61,8 @@ class DelayedConstraint final : public Constraint {
   const std::string marker_;
   const Tokenizer& tokenizer_;
   const int64_t vocab_;
-  std::vector<size_t> fallback_;   // [marker] longest border of its first n + 1 bytes
-  std::vector<TokenMask> masks_;   // [states before the marker's end]
+  std::vector<size_t> fallback_;  // [marker] longest border of its first n + 1 bytes
+  std::vector<TokenMask> masks_;  // [states before the marker's end]
 };
 
 }  // namespace paceline

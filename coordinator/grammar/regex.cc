@@ -146,8 +146,9 @@ class RegexParser {
         while (!in_.done() && in_.Peek() != '>') in_.Next();
         if (!in_.Take(">")) return Wrong(begin, "the name of a group does not end");
       } else if (!in_.Take("?:")) {
-        return Wrong(begin, "of groups that begin with (? only (?: .. ), (?<name> .. ) and (?P<name> .. ) are "
-                            "supported; looking ahead or behind, flags and conditions are not");
+        return Wrong(begin,
+                     "of groups that begin with (? only (?: .. ), (?<name> .. ) and (?P<name> .. ) are "
+                     "supported; looking ahead or behind, flags and conditions are not");
       }
     }
     ASSIGN_OR_RETURN(Expression inner, Alternatives(depth + 1));
@@ -198,8 +199,9 @@ class RegexParser {
           if (digits == 0 || !in_.Take("}")) return Wrong(begin, "expected hexadecimal digits and a '}'");
         } else {
           value = in_.Hex(c == 'x' ? 2 : 4);
-          if (value < 0) return Wrong(begin, c == 'x' ? "expected \\x and two hexadecimal digits"
-                                                      : "expected \\u and four hexadecimal digits");
+          if (value < 0)
+            return Wrong(begin, c == 'x' ? "expected \\x and two hexadecimal digits"
+                                         : "expected \\u and four hexadecimal digits");
         }
         if (value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF))
           return Wrong(begin, "is no code point that a text may hold");
@@ -297,8 +299,8 @@ Expression AnyText() { return RepeatOf(OneOf(AllCodePoints()), 0, kUnbounded); }
 
 // Anchors say where a text begins and ends; elsewhere the search may have passed over anything. `begin` and
 // `end`: nothing of the pattern stands in front of `e` or behind it.
-absl::StatusOr<Expression> ResolveAnchors(const RegexParser& parser, Expression e, RegexMatch match, bool begin,
-                                          bool end) {
+absl::StatusOr<Expression> ResolveAnchors(const RegexParser& parser, Expression e, RegexMatch match,
+                                          bool begin, bool end) {
   const bool search = match == RegexMatch::kSearch;
   if (e.kind == Kind::kTextBegin || e.kind == Kind::kTextEnd) e = SequenceOf({std::move(e)});
   if (e.kind == Kind::kChoice) {
@@ -338,8 +340,9 @@ absl::StatusOr<Expression> ResolveAnchors(const RegexParser& parser, Expression 
   std::vector<Expression> out;
   for (size_t i = first; i < last; ++i) {
     if (parts[i].kind == Kind::kTextBegin || parts[i].kind == Kind::kTextEnd) return misplaced(parts[i]);
-    ASSIGN_OR_RETURN(Expression part, ResolveAnchors(parser, std::move(parts[i]), match,
-                                                     i == first && !anchored_begin, i + 1 == last && !anchored_end));
+    ASSIGN_OR_RETURN(Expression part,
+                     ResolveAnchors(parser, std::move(parts[i]), match, i == first && !anchored_begin,
+                                    i + 1 == last && !anchored_end));
     out.push_back(std::move(part));
   }
   if (first == last && search && !(anchored_begin && anchored_end)) {

@@ -34,7 +34,8 @@ class TextCursor {
   int32_t Number(int32_t most) {
     if (Peek() < '0' || Peek() > '9') return -1;
     int64_t value = 0;
-    for (; Peek() >= '0' && Peek() <= '9'; ++at_) value = std::min<int64_t>(value * 10 + (Peek() - '0'), most);
+    for (; Peek() >= '0' && Peek() <= '9'; ++at_)
+      value = std::min<int64_t>(value * 10 + (Peek() - '0'), most);
     return static_cast<int32_t>(value);
   }
   // Exactly `digits` hexadecimal ones; -1, and nothing moves, otherwise.

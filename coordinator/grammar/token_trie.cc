@@ -16,9 +16,10 @@ TokenTrie::TokenTrie(const Tokenizer& tokenizer, std::vector<TokenId> ids) {
   for (const TokenId id : ids) {
     const std::string_view bytes = tokenizer.TokenBytes(id);
     CHECK(!bytes.empty() && bytes.size() <= std::numeric_limits<uint16_t>::max());
-    const size_t shared =
-        static_cast<size_t>(std::mismatch(bytes.begin(), bytes.end(), last.begin(), last.end()).first - bytes.begin());
-    for (; open.size() > shared; open.pop_back()) nodes_[open.back()].end = static_cast<uint32_t>(nodes_.size());
+    const size_t shared = static_cast<size_t>(
+        std::mismatch(bytes.begin(), bytes.end(), last.begin(), last.end()).first - bytes.begin());
+    for (; open.size() > shared; open.pop_back())
+      nodes_[open.back()].end = static_cast<uint32_t>(nodes_.size());
     for (size_t i = shared; i < bytes.size(); ++i) {
       open.push_back(static_cast<uint32_t>(nodes_.size()));
       nodes_.push_back({0, static_cast<uint32_t>(tokens_.size()), static_cast<uint16_t>(i + 1),
@@ -38,7 +39,8 @@ TokenBytes::TokenBytes(const Tokenizer& tokenizer, int64_t vocab, size_t max_len
   std::vector<size_t> lengths;
   for (TokenId id = 0; id < std::min(vocab, tokenizer.size()); ++id) {
     const std::string_view bytes = tokenizer.TokenBytes(id);
-    if (bytes.empty() || bytes.size() > std::numeric_limits<uint16_t>::max() || tokenizer.IsAdded(id)) continue;
+    if (bytes.empty() || bytes.size() > std::numeric_limits<uint16_t>::max() || tokenizer.IsAdded(id))
+      continue;
     has_[static_cast<size_t>(id)] = true;
     all.push_back(id);
     lengths.push_back(bytes.size());

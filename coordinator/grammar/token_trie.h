@@ -29,7 +29,8 @@ class TokenTrie {
   const Node& node(uint32_t i) const { return nodes_[i]; }
   // The tokens whose last byte is node i's.
   std::span<const TokenId> tokens(uint32_t i) const {
-    return std::span(tokens_).subspan(nodes_[i].first_token, nodes_[i + 1].first_token - nodes_[i].first_token);
+    return std::span(tokens_).subspan(nodes_[i].first_token,
+                                      nodes_[i + 1].first_token - nodes_[i].first_token);
   }
   int32_t depth() const { return depth_; }
 

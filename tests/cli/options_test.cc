@@ -238,6 +238,24 @@ TEST_F(OptionsTest, PenaltiesAndBiases) {
                      {"--logit-bias", "ID=VALUE", bias});
 }
 
+TEST_F(OptionsTest, OneConstraintAtMost) {
+  const auto choices = Get<GenerateOptions>(
+      {"generate", "m", "--prompt", "a", "--choice", "x", "--choice", "--y", "--after", ""});
+  EXPECT_EQ(choices.constraint.choices, (std::vector<std::string>{"x", "--y"}));
+  EXPECT_EQ(choices.constraint.after, "");
+  const auto regex = Get<GenerateOptions>({"generate", "--regex", "a{2}", "m", "--prompt", "a"});
+  EXPECT_EQ(regex.constraint.regex, "a{2}");
+  EXPECT_EQ(regex.constraint.after, std::nullopt);
+  EXPECT_TRUE(
+      Get<GenerateOptions>({"generate", "m", "--prompt", "a", "--json-object"}).constraint.json_object);
+  ExpectUsageError({"generate", "m", "--prompt", "a", "--regex", "a", "--choice", "b"},
+                   {"--json-schema", "--grammar"});
+  // A flag wins over the twin of its alternative.
+  SetEnv("PACELINE_GRAMMAR", "file");
+  EXPECT_EQ(Get<GenerateOptions>({"generate", "m", "--prompt", "a"}).constraint.grammar, "file");
+  EXPECT_EQ(Get<GenerateOptions>({"generate", "m", "--prompt", "a", "--regex", "a"}).constraint.grammar, "");
+}
+
 TEST_F(OptionsTest, RejectionSamplingTakesNoSeed) {
   EXPECT_EQ(Get<GenerateOptions>({"generate", "m", "--prompt", "a", "--acceptance", "rejection"})
                 .sampling.acceptance,

@@ -5,8 +5,8 @@
 
 #include <random>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "base/constraint.h"
 #include "coordinator/grammar/matcher.h"
 #include "coordinator/grammar/node_classes.h"
@@ -22,7 +22,8 @@ int32_t Below(Random& random, int32_t end) {
   return static_cast<int32_t>(random() % static_cast<uint32_t>(end));
 }
 
-const std::vector<char32_t> kLetters = {'a', 'b', 'c', U'\u00e9', U'\u00ea', U'\u4e2d', U'\u4e2e', U'\U0001F600'};
+const std::vector<char32_t> kLetters = {'a',       'b',       'c',       U'\u00e9',
+                                        U'\u00ea', U'\u4e2d', U'\u4e2e', U'\U0001F600'};
 
 CodePointSet RandomSet(Random& random) {
   CodePointSet set;
@@ -115,8 +116,9 @@ FakeTokenizer RandomVocabulary(Random& random, StopIds* stops) {
   for (int n = 0; n < 120; ++n) {
     const std::string text = RandomText(random, 1 + Below(random, 5));
     const int32_t begin = Below(random, static_cast<int32_t>(text.size()));
-    tokens.push_back(text.substr(static_cast<size_t>(begin),
-                                 static_cast<size_t>(1 + Below(random, static_cast<int32_t>(text.size()) - begin))));
+    tokens.push_back(
+        text.substr(static_cast<size_t>(begin),
+                    static_cast<size_t>(1 + Below(random, static_cast<int32_t>(text.size()) - begin))));
   }
   // One that ends the text also has bytes that could stand in it.
   *stops = {2, static_cast<TokenId>(3 + Below(random, 5))};
@@ -174,7 +176,8 @@ struct Walker {
         if (words.empty() && !allowed.empty()) {
           // Behind an id that ends the text only such ids stand.
           ASSERT_TRUE(matcher->Accept(allowed[0]));
-          for (TokenId id = 0; id < tokenizer.size(); ++id) EXPECT_EQ(HasBit(matcher->Allowed(), id), Stops(id));
+          for (TokenId id = 0; id < tokenizer.size(); ++id)
+            EXPECT_EQ(HasBit(matcher->Allowed(), id), Stops(id));
           matcher->Rollback(1);
         }
         const auto back = static_cast<int32_t>(
@@ -265,8 +268,8 @@ TEST(GrammarMasks, FreeTextUpToAMarker) {
   ASSERT_TRUE(grammar.ok());
   GrammarOracle oracle(rules);
   std::vector<std::string> words = {"", "<end>", "<think>"};
-  for (const char* word : {"a", "b", "c", "x", "y", "xy", "xyx", "yxz", "z", "zab", "zb", "xyxza", "xyxzc", "ab", "aba",
-                           "xyxyxzabab", "q"})
+  for (const char* word : {"a", "b", "c", "x", "y", "xy", "xyx", "yxz", "z", "zab", "zb", "xyxza", "xyxzc",
+                           "ab", "aba", "xyxyxzabab", "q"})
     words.emplace_back(word);
   const FakeTokenizer tokenizer(words, {1, 2});
   const StopIds stops = {1};
@@ -292,8 +295,8 @@ TEST(GrammarMasks, FreeTextUpToAMarker) {
           const std::string next = text + std::string(tokenizer.TokenBytes(id));
           const size_t then = next.find(marker);
           const bool plain = !tokenizer.TokenBytes(id).empty() && !tokenizer.IsSpecial(id);
-          may = then == std::string::npos ||
-                ((at == std::string::npos || plain) && oracle.Judge(0, next.substr(then + marker.size())).prefix);
+          may = then == std::string::npos || ((at == std::string::npos || plain) &&
+                                              oracle.Judge(0, next.substr(then + marker.size())).prefix);
         }
         ASSERT_EQ(HasBit(mask, id), may) << "'" << text << "' and '" << tokenizer.TokenBytes(id) << "'";
         if (may && id != 1) allowed.push_back(id);
@@ -307,7 +310,8 @@ TEST(GrammarMasks, FreeTextUpToAMarker) {
         texts.resize(texts.size() - static_cast<size_t>(back));
         continue;
       }
-      const TokenId chosen = allowed[static_cast<size_t>(Below(random, static_cast<int32_t>(allowed.size())))];
+      const TokenId chosen =
+          allowed[static_cast<size_t>(Below(random, static_cast<int32_t>(allowed.size())))];
       ASSERT_TRUE(matcher->Accept(chosen));
       texts.push_back(texts.back() + std::string(tokenizer.TokenBytes(chosen)));
     }
@@ -363,7 +367,8 @@ TEST(GrammarMasks, WhatCannotBeIsRefused) {
     for (size_t r = 0; r < rules.size(); ++r) builder.Define(static_cast<int32_t>(r), rules[r]);
     return std::string(builder.Build(0).status().message());
   };
-  EXPECT_NE(build({SequenceOf({CallOf(0), Literal("a")})}).find("'r0' comes back to itself"), std::string::npos);
+  EXPECT_NE(build({SequenceOf({CallOf(0), Literal("a")})}).find("'r0' comes back to itself"),
+            std::string::npos);
   EXPECT_NE(build({SequenceOf({OptionalOf(Literal("b")), CallOf(1)}), ChoiceOf({CallOf(2), Literal("a")}),
                    SequenceOf({CallOf(1), Literal("x")})})
                 .find("comes back to itself"),

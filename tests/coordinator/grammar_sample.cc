@@ -28,7 +28,8 @@ std::vector<TokenId> Ids(std::span<const uint64_t> mask) {
   return ids;
 }
 
-std::string Sample(const Constraint& constraint, const Tokenizer& tokenizer, TokenId stop, std::mt19937& random) {
+std::string Sample(const Constraint& constraint, const Tokenizer& tokenizer, TokenId stop,
+                   std::mt19937& random) {
   const auto matcher = constraint.Start();
   std::string text;
   for (;;) {
@@ -58,7 +59,8 @@ std::string Sample(const Constraint& constraint, const Tokenizer& tokenizer, Tok
   }
 }
 
-bool Accepts(const Constraint& constraint, const Tokenizer& tokenizer, TokenId stop, const std::string& text) {
+bool Accepts(const Constraint& constraint, const Tokenizer& tokenizer, TokenId stop,
+             const std::string& text) {
   const auto ids = tokenizer.Encode(text, /*parse_special=*/false);
   if (!ids.ok()) return false;
   const auto matcher = constraint.Start();
@@ -73,8 +75,9 @@ ConstraintSpec SpecOf(const nlohmann::json& line) {
   spec.text = line.value("text", "");
   spec.choices = line.value("choices", std::vector<std::string>());
   spec.after = "";
-  for (const auto kind : {ConstraintSpec::Kind::kJsonSchema, ConstraintSpec::Kind::kJsonObject,
-                          ConstraintSpec::Kind::kRegex, ConstraintSpec::Kind::kEbnf, ConstraintSpec::Kind::kChoice}) {
+  for (const auto kind :
+       {ConstraintSpec::Kind::kJsonSchema, ConstraintSpec::Kind::kJsonObject, ConstraintSpec::Kind::kRegex,
+        ConstraintSpec::Kind::kEbnf, ConstraintSpec::Kind::kChoice}) {
     if (ConstraintField(kind) == "constraint." + line.at("kind").get<std::string>()) spec.kind = kind;
   }
   return spec;

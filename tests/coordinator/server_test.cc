@@ -2,6 +2,7 @@
 // cancellation, errors with their details, reflection, status.
 #include "coordinator/server.h"
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -374,7 +375,6 @@ TEST_F(ServerTest, WhatIsStillToComeIsUnimplementedByName) {
     EXPECT_EQ(FactsOf(FromGrpc(status)).reason, "FEATURE_DISABLED");
   };
   check("chat", [](auto* r) { r->mutable_chat(); });
-  check("constraint", [](auto* r) { r->mutable_constraint()->set_regex("a"); });
   check("sampling.num_sequences", [](auto* r) { r->mutable_sampling()->set_num_sequences(2); });
   check("response.prompt_logprobs", [](auto* r) { r->mutable_response()->set_prompt_logprobs(0); });
   pb::GenerateRequest neutral = Request(1);
@@ -476,6 +476,47 @@ TEST_F(ServerTest, ChatInputBecomesAPrompt) {
   ids.add_ids(3);
   EXPECT_THAT(stub->Detokenize(&outside, ids, &words).error_message(), HasSubstr("id 3 at index 3"));
   server.Stop(kLimit);
+}
+
+TEST_F(ServerTest, AConstraintIsCompiledOrRefusedByName) {
+  Ready();
+  const auto refusal = [&](const std::function<void(pb::GenerateRequest*)>& set) {
+    pb::GenerateRequest request = Request(3);
+    request.mutable_stopping()->add_stop_token_ids(9);
+    set(&request);
+    const grpc::Status status = Refusal(request);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+    return FactsOf(FromGrpc(status));
+  };
+  ErrorFacts facts = refusal([](auto* r) { r->mutable_constraint()->set_regex("a("); });
+  EXPECT_EQ(facts.reason, "GRAMMAR_INVALID");
+  EXPECT_EQ(facts.field, "constraint.regex");
+  facts = refusal([](auto* r) { r->mutable_constraint()->set_json_schema("{\"not\": {}}"); });
+  EXPECT_EQ(facts.field, "constraint.json_schema");
+  facts = refusal([](auto* r) { r->mutable_constraint()->mutable_choice(); });
+  EXPECT_EQ(facts.field, "constraint.choice");
+  facts = refusal([](auto* r) {
+    r->mutable_constraint()->set_json_object(true);
+    r->mutable_stopping()->set_min_tokens(2);
+  });
+  EXPECT_EQ(facts.field, "stopping.min_tokens");
+  facts = refusal([](auto* r) {
+    r->mutable_constraint()->set_regex("a");
+    r->mutable_stopping()->clear_stop_token_ids();
+  });
+  EXPECT_EQ(facts.field, "constraint");
+
+  std::atomic<int> constrained{0};
+  trunk_.before_step = [&](const StepPlan& plan) {
+    for (const SequenceRows& rows : plan.sequences)
+      constrained += rows.sampling.constraint != nullptr ? 1 : 0;
+    return absl::OkStatus();
+  };
+  pb::GenerateRequest request = Request(3);
+  request.mutable_stopping()->add_stop_token_ids(99);
+  request.mutable_constraint()->set_ebnf("root ::= [a-z]*");
+  EXPECT_TRUE(Refusal(request).ok());
+  EXPECT_GT(constrained, 0);
 }
 
 TEST_F(ServerTest, DraftsAreToldAndCounted) {

@@ -17,12 +17,14 @@ inline int FuzzConstraint(ConstraintSpec::Kind kind, const uint8_t* data, size_t
   static const FakeTokenizer& tokenizer = *[] {
     std::vector<std::string> tokens = {"<end>"};
     for (int byte = 0; byte < 256; ++byte) tokens.emplace_back(1, static_cast<char>(byte));
-    for (const char* word : {"{\"", "\":", "\",", "\"}", "null", "12", "ab", "  ", "\n  ", "\u00e9"}) tokens.emplace_back(word);
+    for (const char* word : {"{\"", "\":", "\",", "\"}", "null", "12", "ab", "  ", "\n  ", "\u00e9"})
+      tokens.emplace_back(word);
     return new FakeTokenizer(std::move(tokens), {0});
   }();
   ConstraintCompiler compiler(&tokenizer, tokenizer.size());
   const std::string text(reinterpret_cast<const char*>(data), size);
-  const auto constraint = compiler.Compile({.kind = kind, .text = text, .after = ""}, {}, std::vector<TokenId>{0});
+  const auto constraint =
+      compiler.Compile({.kind = kind, .text = text, .after = ""}, {}, std::vector<TokenId>{0});
   if (!constraint.ok()) {
     CHECK(constraint.status().code() == absl::StatusCode::kInvalidArgument);
     CHECK(!constraint.status().message().empty());

@@ -144,5 +144,101 @@ TEST(SamplerState, TakingBackIsAsIfItNeverWas) {
   EXPECT_EQ(state.counts().size(), before.counts().size());
 }
 
+TEST(MaskLogits, LeavesTheAllowedAndKeepsWhatIsNoNumber) {
+  std::mt19937 random(3);
+  for (const size_t vocab : {1u, 63u, 64u, 65u, 200u, 321u}) {
+    for (int round = 0; round < 20; ++round) {
+      std::vector<uint64_t> allowed((vocab + 63) / 64);
+      for (uint64_t& word : allowed) {
+        const uint32_t kind = random() % 4;
+        word = kind == 0 ? 0 : kind == 1 ? ~uint64_t{0} : (uint64_t{random()} << 32 | random());
+      }
+      std::vector<float> row(vocab);
+      for (float& logit : row) logit = random() % 9 == 0 ? kNaN : static_cast<float>(random() % 100) - 50;
+      std::vector<TokenId> ids;  // some of the vocabulary, as a drafter has it
+      std::vector<float> some;
+      for (size_t id = 0; id < vocab; ++id) {
+        if (random() % 3 != 0) continue;
+        ids.push_back(static_cast<TokenId>(id));
+        some.push_back(row[id]);
+      }
+      std::vector<float> got = row, got_some = some;
+      MaskLogits(got, {}, allowed);
+      if (!ids.empty()) MaskLogits(got_some, ids, allowed);
+      const auto expect = [&](float masked, float before, size_t id) {
+        const bool may = allowed[id / 64] >> (id % 64) & 1;
+        if (std::isnan(before)) {
+          EXPECT_TRUE(std::isnan(masked));
+        } else {
+          EXPECT_EQ(masked, may ? before : kMinusInfinity);
+        }
+      };
+      for (size_t id = 0; id < vocab; ++id) expect(got[id], row[id], id);
+      for (size_t i = 0; i < ids.size(); ++i) expect(got_some[i], some[i], static_cast<size_t>(ids[i]));
+    }
+  }
+  std::vector<float> free = {1, 2, kMinusInfinity};
+  MaskLogits(free, {}, {});
+  EXPECT_THAT(free, ElementsAre(1, 2, kMinusInfinity));
+}
+
+// Allows the ids 0, 1, 2, .. in this order, and counts what is asked of it.
+class Counting final : public Constraint {
+ public:
+  class Matcher final : public ConstraintMatcher {
+   public:
+    std::span<const uint64_t> Allowed() override {
+      mask_ = uint64_t{1} << next_;
+      return {&mask_, 1};
+    }
+    bool Accept(TokenId token) override {
+      if (token != next_) return false;
+      ++next_;
+      return true;
+    }
+    void Rollback(int32_t tokens) override {
+      EXPECT_LE(tokens, kConstraintRollback);
+      next_ -= tokens;
+      EXPECT_GE(next_, 0);
+    }
+    std::unique_ptr<ConstraintMatcher> Clone() const override { return std::make_unique<Matcher>(*this); }
+
+   private:
+    TokenId next_ = 0;
+    uint64_t mask_ = 0;
+  };
+  std::unique_ptr<ConstraintMatcher> Start() const override { return std::make_unique<Matcher>(); }
+};
+
+TEST(SamplerState, FollowsAConstraintBehindThePromptAndBack) {
+  SamplerState state;
+  state.Reset(3, std::make_shared<Counting>());
+  state.Append(std::vector<TokenId>{9, 9});
+  EXPECT_TRUE(state.obeyed());
+  // The rest of the prompt and the first of the text come together, as after preemption.
+  state.Append(std::vector<TokenId>{9, 0, 1, 2});
+  EXPECT_TRUE(state.obeyed());
+  EXPECT_EQ(state.matcher()->Allowed()[0], 8u);
+  state.Append(std::vector<TokenId>{7, 4});
+  EXPECT_FALSE(state.obeyed());
+  EXPECT_EQ(state.matcher()->Allowed()[0], 8u);
+  state.Truncate(7);  // 7 is still there
+  EXPECT_FALSE(state.obeyed());
+  state.Truncate(6);
+  EXPECT_TRUE(state.obeyed());
+  state.Truncate(4);
+  EXPECT_EQ(state.matcher()->Allowed()[0], 2u);
+  for (TokenId id = 1; id < 40; ++id) state.Append({&id, 1});
+  // Further back than a matcher goes.
+  state.Truncate(8);
+  EXPECT_TRUE(state.obeyed());
+  EXPECT_EQ(state.matcher()->Allowed()[0], 32u);
+  state.Truncate(1);
+  EXPECT_TRUE(state.obeyed());
+  EXPECT_EQ(state.matcher()->Allowed()[0], 1u);
+  state.Reset(0);
+  EXPECT_EQ(state.matcher(), nullptr);
+}
+
 }  // namespace
 }  // namespace paceline

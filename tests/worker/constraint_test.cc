@@ -1,11 +1,12 @@
 // Constrained texts over a real trunk: whatever drafts, at whatever depth, the text is that of plain decoding
 // and obeys its constraint.
+#include "coordinator/grammar/constraint.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "coordinator/grammar/constraint.h"
 #include "tests/testing/drafted_run.h"
 #include "tests/testing/golden_case.h"
 #include "tests/testing/local_cluster.h"
@@ -44,7 +45,8 @@ struct Fixture {
 
   std::shared_ptr<const Constraint> Compile(ConstraintSpec::Kind kind, const std::string& text,
                                             const std::string& after = "") {
-    const auto made = compiler->Compile({.kind = kind, .text = text, .after = after}, {}, std::vector<TokenId>{stop});
+    const auto made =
+        compiler->Compile({.kind = kind, .text = text, .after = after}, {}, std::vector<TokenId>{stop});
     EXPECT_TRUE(made.ok()) << made.status();
     return made.ok() ? *made : nullptr;
   }
@@ -175,8 +177,7 @@ TEST(Constraint, TheMtpLayerDraftsWhatTheConstraintAllows) {
   rejecting.constraint = schema;
   for (uint64_t seed = 0; seed < 4; ++seed) {
     rejecting.seed = seed;
-    const RunOutcome drafted =
-        RunAll(trunk, {{f.Prompt(), 60, rejecting}}, Always(DraftSource::kMtp, 3))[0];
+    const RunOutcome drafted = RunAll(trunk, {{f.Prompt(), 60, rejecting}}, Always(DraftSource::kMtp, 3))[0];
     EXPECT_TRUE(Fixture::Obeys(*schema, drafted));
     EXPECT_GT(drafted.accepted, 0);
   }
@@ -193,8 +194,10 @@ TEST(Constraint, GeneratedTokensThatAreRunAgainCount) {
   const std::vector<TokenId> prompt = f.Prompt();
   const RunOutcome whole = RunAll(trunk, {{prompt, 30, sampling}}, RunPolicy{})[0];
   for (const size_t kept : {size_t{1}, size_t{7}, size_t{19}}) {
-    SequenceRows rows{.sequence = SequenceId(77), .slot = 0, .pages = {0}, .first_position = 0, .tokens = prompt};
-    rows.tokens.insert(rows.tokens.end(), whole.tokens.begin(), whole.tokens.begin() + static_cast<int64_t>(kept));
+    SequenceRows rows{
+        .sequence = SequenceId(77), .slot = 0, .pages = {0}, .first_position = 0, .tokens = prompt};
+    rows.tokens.insert(rows.tokens.end(), whole.tokens.begin(),
+                       whole.tokens.begin() + static_cast<int64_t>(kept));
     rows.sampled_rows = 1;
     rows.prompt_tokens = static_cast<int64_t>(prompt.size());
     rows.sampling = sampling;
