@@ -20,6 +20,25 @@ constexpr int kHelpColumn = 34;
 // there, and by every other command with it, for the parser reads the twins of all.
 constexpr char kNoTwin[] = "";
 
+void AddHttp(CLI::App* app, HttpFlags& http) {
+  Group group(app, "HTTP API");
+  group
+      .Add("api-keys-file", http.api_keys_file, "Who may ask: one key a line, or NAME KEY; default everybody")
+      ->option_text("FILE");
+  group
+      .Add("cors-origin", http.cors_origins,
+           "Pages of this origin may ask, * all; may be repeated; default none")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->delimiter(',')
+      ->option_text("ORIGIN");
+  group.AddDefault("max-body", http.max_body_mib, "Largest body of a request, in MiB")
+      ->check(Whole(1, 1024))
+      ->option_text("MIB [32]");
+  group.Flag("no-ui", http.no_ui, "No page to try the model at /");
+  group.Flag("strict-api", http.strict_api,
+             "Refuse requests with fields nobody knows, instead of ignoring these");
+}
+
 void AddServe(CLI::App* app, ServeOptions& serve) {
   AddHead(app, serve.head, "Directory of a Hugging Face checkpoint");
   AddDraft(app, serve.head.drafting);
@@ -44,6 +63,7 @@ void AddServe(CLI::App* app, ServeOptions& serve) {
            "Give up when workers are still missing after so many seconds")
       ->check(Whole(1, kMany))
       ->option_text("S");
+  AddHttp(app, serve.http);
   app->callback([&serve] {
     if (serve.nodes != 0 && serve.nodes < 1 + serve.head.cluster.local_workers) {
       throw CLI::ValidationError("--nodes", "expected at least 1 + --local-workers = " +

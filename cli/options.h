@@ -62,6 +62,15 @@ struct HeadOptions {
   DraftingFlags drafting;
 };
 
+// What the HTTP API allows.
+struct HttpFlags {
+  std::string api_keys_file;              // empty: everybody may ask
+  std::vector<std::string> cors_origins;  // pages that may read answers; "*": all
+  int max_body_mib = 32;
+  bool no_ui = false;
+  bool strict_api = false;
+};
+
 struct ServeOptions {
   HeadOptions head;
   std::string host = "127.0.0.1";
@@ -70,6 +79,7 @@ struct ServeOptions {
   int join_port = 7400;
   int nodes = 0;           // the head counted; 0: 1 + local_workers
   int join_timeout_s = 0;  // 0: wait for workers without end
+  HttpFlags http;
 };
 
 struct WorkerOptions {

@@ -13,7 +13,12 @@
 #include "cli/head.h"
 #include "coordinator/chat_template.h"
 #include "coordinator/engine.h"
+#include "coordinator/http/front.h"
 #include "coordinator/server.h"
+
+#ifndef PACELINE_VERSION
+#error "cli/CMakeLists.txt defines PACELINE_VERSION"
+#endif
 
 namespace paceline::cli {
 namespace {
@@ -57,6 +62,23 @@ HeadConfig ConfigOf(const ServeOptions& options) {
   return config;
 }
 
+absl::StatusOr<HttpOptions> HttpOptionsOf(const ServeOptions& options) {
+  HttpOptions http;
+  http.limits.body_bytes = int64_t{options.http.max_body_mib} << 20;
+  http.cors_origins = options.http.cors_origins;
+  http.page = !options.http.no_ui;
+  http.strict = options.http.strict_api;
+  http.version = PACELINE_VERSION;
+  if (!options.http.api_keys_file.empty()) {
+    ASSIGN_OR_RETURN(http.keys, ApiKeys::Load(options.http.api_keys_file));
+  }
+  return http;
+}
+
+bool IsLoopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host == "[::1]" || host.rfind("127.", 0) == 0;
+}
+
 // Null, with a warning, where the model has none or one that this program cannot run.
 std::unique_ptr<ChatTemplate> LoadTemplate(const std::string& model) {
   absl::StatusOr<std::unique_ptr<ChatTemplate>> found = ChatTemplate::Load(model);
@@ -82,6 +104,11 @@ void Watch(Head& head, ApiServer& api, ChangeBell& bell) {
 }
 
 absl::Status Serve(const ServeOptions& options) {
+  ASSIGN_OR_RETURN(HttpOptions http_options, HttpOptionsOf(options));
+  if (http_options.keys.empty() && !IsLoopback(options.host)) {
+    StdErr().Line(absl::StrCat("warning: everybody who reaches ", options.host,
+                               " may use the HTTP API; --api-keys-file FILE names who may"));
+  }
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(ConfigOf(options)));
   if (const absl::Status& missing = head->tokenizer_status(); absl::IsNotFound(missing)) {
     StdErr().Line(absl::StrCat("warning: ", std::string(missing.message()), "; prompts must be token ids"));
@@ -93,7 +120,9 @@ absl::Status Serve(const ServeOptions& options) {
   DeferredTrunk trunk(head->info());
   Engine engine(head->EngineParts(&trunk), head->defaults(), head->scheduling());
   ApiServer api(engine, head->cluster(), chat_template.get());
+  HttpFront http(engine, api.serving(), head->cluster(), chat_template.get(), std::move(http_options));
   ASSIGN_OR_RETURN(const int grpc_port, api.Start(options.host, options.grpc_port));
+  ASSIGN_OR_RETURN(const int http_port, http.Start(options.host, options.http_port));
   StdErr().Line(absl::StrCat("serving ", head->model_name(), " on ", options.nodes,
                              options.nodes == 1 ? " node" : " nodes", "; workers join at ",
                              head->cluster().join_address()));
@@ -106,14 +135,16 @@ absl::Status Serve(const ServeOptions& options) {
   const auto bell = std::make_shared<ChangeBell>();  // a call of it may outlast this function
   head->cluster().SetOnChange([bell] { bell->Ring(); });
   RETURN_IF_ERROR(api.ProveReady(kProofLimit));
-  std::printf("ready http=- grpc=%s:%d join=%s nodes=%d\n", options.host.c_str(), grpc_port,
-              head->cluster().join_address().c_str(), options.nodes);
+  std::printf("ready http=%s:%d grpc=%s:%d join=%s nodes=%d\n", options.host.c_str(), http_port,
+              options.host.c_str(), grpc_port, head->cluster().join_address().c_str(), options.nodes);
   std::fflush(stdout);
 
   Watch(*head, api, *bell);
   head->cluster().SetOnChange(nullptr);
   api.Drain();
+  const TimePoint deadline = Clock::Real().Now() + kGrace;
   api.Stop(kGrace);
+  http.Stop(std::max(Duration::zero(), deadline - Clock::Real().Now()));
   engine.Stop();
   return absl::OkStatus();
 }

@@ -12,6 +12,7 @@ if(NOT PACELINE_CORE_ONLY)
   find_package(Protobuf REQUIRED)           # 3.21, CMake's own module
   find_package(gRPC REQUIRED CONFIG)        # 1.51
   find_package(prometheus-cpp REQUIRED CONFIG) # 1.0: core only, metrics as text
+  find_package(Boost 1.81 REQUIRED)         # Beast and Asio, headers only
   find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
   if(PACELINE_UCX)
     find_package(ucx QUIET CONFIG)          # 1.13

@@ -41,6 +41,8 @@ class ApiServer {
   void Stop(Duration grace);
 
   ClusterState state() const;
+  // The same for another front over the same engine; lives as long as the server.
+  const ServingState& serving() const { return state_; }
 
  private:
   struct Parts;
