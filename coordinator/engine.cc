@@ -342,7 +342,7 @@ void Engine::DropUnwanted() {
   std::vector<std::pair<SequenceId, absl::Status>> gone;
   const TimePoint now = parts_.clock->Now();
   for (const auto& [id, generation] : generations_) {
-    if (generation->ticket->cancelled()) {
+    if (generation->ticket->cancelled(now)) {
       gone.emplace_back(id, absl::OkStatus());
     } else if (!generation->first_token && generation->expired(now)) {
       gone.emplace_back(

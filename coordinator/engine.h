@@ -34,11 +34,23 @@ namespace paceline {
 class GenerationTicket {
  public:
   // The request ends as cancelled within a step. Does nothing once it has ended.
-  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
-  bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+  void Cancel() { CancelAt(TimePoint::min()); }
+  // The same, at a time of the steady clock, unless it is told to go on before.
+  void CancelAt(TimePoint time) {
+    int64_t seen = cancel_at_ns_.load(std::memory_order_relaxed);
+    const int64_t at = time.time_since_epoch().count();
+    // What has been cancelled stays so.
+    while (seen != kNow && !cancel_at_ns_.compare_exchange_weak(seen, at, std::memory_order_relaxed)) {
+    }
+  }
+  void KeepGoing() { CancelAt(TimePoint::max()); }
+  bool cancelled(TimePoint now) const {
+    return now.time_since_epoch().count() >= cancel_at_ns_.load(std::memory_order_relaxed);
+  }
 
  private:
-  std::atomic<bool> cancelled_{false};
+  static constexpr int64_t kNow = TimePoint::min().time_since_epoch().count();
+  std::atomic<int64_t> cancel_at_ns_{TimePoint::max().time_since_epoch().count()};
 };
 
 // Speculation of all requests since the start.

@@ -18,6 +18,8 @@ namespace pb = inference::v1;
 constexpr size_t kMaxRequestId = 128;
 // Longer limits than this mean none, and would overflow nanoseconds.
 constexpr int64_t kMaxLimitSeconds = 1'000'000'000;
+// A generation that nobody reads still takes a place.
+constexpr Duration kMaxResumeWindow = std::chrono::minutes(10);
 
 absl::Status NotYet(std::string_view field) {
   const absl::string_view name(field.data(), field.size());
@@ -261,6 +263,10 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire) {
       std::min<uint32_t>(response.output_logprobs(), std::numeric_limits<int32_t>::max()));
   out.shape.text = !response.has_return_text() || response.return_text();
   out.shape.bytes = response.return_bytes();
+  if (response.has_resume_window()) {
+    ASSIGN_OR_RETURN(const Duration window, LimitFromWire(response.resume_window(), "response.resume_window"));
+    out.shape.resume_window = std::min<Duration>(window, kMaxResumeWindow);
+  }
   if (response.has_stream_interval_tokens()) {
     if (response.stream_interval_tokens() == 0) {
       return FieldError("response.stream_interval_tokens", "expected at least 1, got 0");
