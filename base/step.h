@@ -165,9 +165,9 @@ struct TrunkInfo {
   std::string model;        // name for people: the folder's
   std::string fingerprint;  // digest of the arithmetic contracts in force
   int64_t vocab = 0;
-  int64_t context = 0;  // positions a sequence may have
-  int32_t slots = 0;    // sequences at once
-  int32_t pages = 0;    // KV pages in all
+  int64_t context = 0;    // positions a sequence may have
+  int32_t slots = 0;      // sequences at once
+  int32_t pages = 0;      // KV pages in all
   int32_t snapshots = 0;  // states at page borders that can be stored; 0: no prefix cache
   bool has_mtp = false;
   std::vector<DraftSource> drafters;  // that are loaded

@@ -55,8 +55,7 @@ int32_t PagesFor(const TrunkRequest& request) {
 int32_t SnapshotsFor(const TrunkRequest& request, int32_t pages) {
   const int64_t bytes =
       request.snapshot_bytes < 0 ? MachineMemory() / kSnapshotShare : request.snapshot_bytes;
-  return static_cast<int32_t>(
-      std::min<int64_t>(pages, bytes / SnapshotBytes(request.checkpoint->config())));
+  return static_cast<int32_t>(std::min<int64_t>(pages, bytes / SnapshotBytes(request.checkpoint->config())));
 }
 
 }  // namespace

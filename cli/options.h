@@ -64,8 +64,8 @@ struct HeadOptions {
 // How many requests at once, and with how much memory.
 struct ServingOptions {
   int max_sequences = 16;
-  std::string kv_memory = "auto";     // a size: BytesOf; auto: what is needed, at most an eighth of the machine
-  int kv_pages = 0;                   // instead of a size; 0: none
+  std::string kv_memory = "auto";  // a size: BytesOf; auto: what is needed, at most an eighth of the machine
+  int kv_pages = 0;                // instead of a size; 0: none
   std::string prefix_cache = "auto";  // off, or a size of snapshots; auto: at most a 32nd of the machine
   int max_waiting = 256;
   int max_waiting_per_key = 0;  // 0: max_waiting

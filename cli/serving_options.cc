@@ -43,8 +43,9 @@ void AddServing(CLI::App* app, ServingOptions& serving) {
       ->check(Whole(1, 4096))
       ->option_text("N [16]");
   group
-      .AddDefault("kv-memory", serving.kv_memory,
-                  "Memory of KV pages; auto: what --max-sequences contexts need, an eighth of the machine at most")
+      .AddDefault(
+          "kv-memory", serving.kv_memory,
+          "Memory of KV pages; auto: what --max-sequences contexts need, an eighth of the machine at most")
       ->check(Size(false))
       ->option_text("SIZE|auto [auto]");
   CLI::Option* pages =
@@ -52,8 +53,9 @@ void AddServing(CLI::App* app, ServingOptions& serving) {
           ->check(Whole(1, int64_t{1} << 30))
           ->option_text("N");
   group
-      .AddDefault("prefix-cache", serving.prefix_cache,
-                  "Memory of states to go on from where texts begin alike; auto: a 32nd of the machine at most")
+      .AddDefault(
+          "prefix-cache", serving.prefix_cache,
+          "Memory of states to go on from where texts begin alike; auto: a 32nd of the machine at most")
       ->check(Size(true))
       ->option_text("SIZE|auto|off [auto]");
   group.AddDefault("max-waiting", serving.max_waiting, "Requests that wait, beyond those that run")
@@ -71,7 +73,8 @@ void AddServing(CLI::App* app, ServingOptions& serving) {
       ->option_text("S");
   app->parse_complete_callback([pages, &serving] {
     if (pages->count() > 0 && serving.kv_memory != "auto")
-      throw CLI::ValidationError("--kv-pages", "says in pages what --kv-memory says in bytes: give one of them");
+      throw CLI::ValidationError("--kv-pages",
+                                 "says in pages what --kv-memory says in bytes: give one of them");
   });
 }
 

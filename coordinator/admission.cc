@@ -9,14 +9,16 @@ namespace paceline {
 absl::StatusOr<std::unique_ptr<Admission::Place>> Admission::Enter(const std::string& key, int64_t bytes) {
   const std::lock_guard lock(mutex_);
   if (requests_ >= limits_.requests) {
-    return Error(errors::kQueueFull, absl::StrCat(requests_, " requests run and wait, as many as may; try "
-                                                             "again when some have ended"));
+    return Error(errors::kQueueFull, absl::StrCat(requests_,
+                                                  " requests run and wait, as many as may; try "
+                                                  "again when some have ended"));
   }
   const auto of_key = requests_of_.find(key);
   if (of_key != requests_of_.end() && of_key->second >= limits_.requests_per_key) {
     return Error(errors::kQueueFull,
-                 absl::StrCat(of_key->second, " requests of this key run and wait, as many as one key may "
-                                              "have; try again when some have ended"));
+                 absl::StrCat(of_key->second,
+                              " requests of this key run and wait, as many as one key may "
+                              "have; try again when some have ended"));
   }
   if (requests_ > 0 && bytes_ + bytes > limits_.bytes) {
     return Error(errors::kQueueFull,

@@ -49,7 +49,7 @@ class Admission {
 
   const AdmissionLimits limits_;
   mutable std::mutex mutex_;
-  int64_t requests_ = 0;                     // guarded by mutex_, as the following
+  int64_t requests_ = 0;  // guarded by mutex_, as the following
   int64_t bytes_ = 0;
   std::map<std::string, int64_t> requests_of_;  // by key; keys without requests are absent
 };

@@ -473,7 +473,8 @@ void Engine::LeaveOut(const ExchangeCounters& before) {
 void Engine::CountStep(const StepPlan& plan, const StepResult& result) {
   counting_.step_rows = 0;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    counting_.step_rows += static_cast<int64_t>(plan.sequences[i].tokens.size()) + result.sequences[i].drafted;
+    counting_.step_rows +=
+        static_cast<int64_t>(plan.sequences[i].tokens.size()) + result.sequences[i].drafted;
   }
   counting_.rows += counting_.step_rows;
   counting_.step_s = result.run_s + result.draft_s;

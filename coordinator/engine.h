@@ -80,10 +80,10 @@ struct EngineStats {
   int32_t pages_cached = 0;  // with text to go on from, held or not
   int32_t pages_total = 0;
   int64_t steps = 0;
-  int64_t tokens = 0;         // generated
-  int64_t rows = 0;           // run, prompts included
-  int64_t step_rows = 0;      // of the last step
-  double step_s = 0;          // of it, by the trunk's own clock; 0: it does not say
+  int64_t tokens = 0;     // generated
+  int64_t rows = 0;       // run, prompts included
+  int64_t step_rows = 0;  // of the last step
+  double step_s = 0;      // of it, by the trunk's own clock; 0: it does not say
   SchedulerCounters scheduling;
   int32_t snapshots = 0;  // states to go on from
   int32_t snapshots_total = 0;
@@ -113,9 +113,9 @@ class Engine {
   // Ends what runs with Unavailable (reason DRAINING) and joins the thread. Idempotent.
   void Stop();
 
-  // Asks the door, checks the request and hands it over. On ok, `sink` will hear of it, OnFinished included; else it hears
-  // nothing. REQ-001 (names the field), REQ-002, REQ-004, NET-001 while an expert has no holder;
-  // Unimplemented (FEATURE_DISABLED) for a fixed depth where nothing can draft. Thread-safe.
+  // Asks the door, checks the request and hands it over. On ok, `sink` will hear of it, OnFinished included;
+  // else it hears nothing. REQ-001 (names the field), REQ-002, REQ-004, NET-001 while an expert has no
+  // holder; Unimplemented (FEATURE_DISABLED) for a fixed depth where nothing can draft. Thread-safe.
   absl::StatusOr<std::shared_ptr<GenerationTicket>> Submit(GenerateRequest request,
                                                            std::shared_ptr<GenerationSink> sink);
 

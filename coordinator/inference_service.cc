@@ -38,7 +38,8 @@ class RefusedCall final : public grpc::ServerWriteReactor<Response> {
 
 }  // namespace
 
-// One call that reads a stream's log: one write in flight, the next when it is out. gRPC holds it until OnDone.
+// One call that reads a stream's log: one write in flight, the next when it is out. gRPC holds it until
+// OnDone.
 template <class Response>
 class InferenceService::StreamReader final : public grpc::ServerWriteReactor<Response>,
                                              public StreamLog::Reader {
@@ -168,8 +169,7 @@ absl::Status InferenceService::CheckModel(const std::string& model) const {
   return WithMetadata(WithField(std::move(status), "model"), "model", model);
 }
 
-absl::StatusOr<GenerateRequest> InferenceService::Accept(const pb::GenerateRequest& wire,
-                                                         CallBasics& call) {
+absl::StatusOr<GenerateRequest> InferenceService::Accept(const pb::GenerateRequest& wire, CallBasics& call) {
   RETURN_IF_ERROR(state_.Admit());
   RETURN_IF_ERROR(CheckModel(wire.model()));
   ASSIGN_OR_RETURN(WireRequest request, RequestFromWire(wire));

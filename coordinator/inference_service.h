@@ -1,5 +1,6 @@
 // paceline.inference.v1 over an engine. A client that cancels, hangs up or runs into its deadline frees its
-// sequence within a step, or when nobody has resumed its stream within the time it asked for. What can be refused is refused before the first message.
+// sequence within a step, or when nobody has resumed its stream within the time it asked for. What can be
+// refused is refused before the first message.
 #pragma once
 
 #include <memory>
@@ -8,8 +9,8 @@
 #include <string>
 
 #include "coordinator/engine.h"
+#include "coordinator/server_stream.h"
 #include "coordinator/serving_state.h"
-#include "coordinator/stream_log.h"
 #include "paceline/inference/v1/inference.grpc.pb.h"
 
 namespace paceline {

@@ -30,8 +30,8 @@ class PrefixCache {
  public:
   PrefixCache(int32_t pages, int32_t snapshots);
 
-  int32_t held() const { return held_; }        // pages that sequences hold
-  int32_t available() const;                    // pages nobody holds, with text or without
+  int32_t held() const { return held_; }  // pages that sequences hold
+  int32_t available() const;              // pages nobody holds, with text or without
   int32_t pages_with_text() const { return static_cast<int32_t>(by_digest_.size()); }
   int32_t snapshots_attached() const { return attached_; }
   int32_t snapshots_free() const { return static_cast<int32_t>(free_snapshots_.size()); }

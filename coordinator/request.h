@@ -37,7 +37,7 @@ struct StoppingOptions {
   std::vector<std::string> stop_strings = {};
   std::vector<TokenId> stop_token_ids = {};
   bool ignore_eos = false;
-  bool include_stop = false;                // the text keeps what stopped it
+  bool include_stop = false;                 // the text keeps what stopped it
   std::optional<Duration> time_limit = {};   // since submission
   std::optional<Duration> queue_limit = {};  // until it starts; absent: the server's
 };

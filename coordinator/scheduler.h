@@ -39,9 +39,9 @@ struct SchedulerOptions {
   int32_t max_rows = 0;
   int32_t max_sequences = 0;  // sequences running at once; 0 = the trunk's slots
   // At the engine's door (admission.h), before anything is done for a request.
-  int32_t max_waiting = 256;               // requests beyond those that may run
-  int32_t max_waiting_per_key = 0;         // of one key; 0 = max_waiting
-  int64_t max_prompt_bytes = 256LL << 20;  // of all requests together
+  int32_t max_waiting = 256;                // requests beyond those that may run
+  int32_t max_waiting_per_key = 0;          // of one key; 0 = max_waiting
+  int64_t max_prompt_bytes = 256LL << 20;   // of all requests together
   Duration queue_limit = Duration::zero();  // that a request may wait for its start; 0 = no limit
   SpeculationPolicy speculation;
 };
@@ -117,7 +117,7 @@ class Scheduler {
 
   // Starting.
   bool MakeRoom(Sequence& next);
-  int64_t PagesToStart(const Sequence& next, const PrefixCache::Match& match) const;
+  int64_t PagesToStart(const Sequence& next, const PrefixCache::Match& match, bool without_lower) const;
   void Begin(Owned sequence);
   PrefixCache::Match Lookup(Sequence& sequence) const;
   void ExtendDigests(Sequence& sequence, size_t pages) const;

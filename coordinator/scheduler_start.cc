@@ -64,22 +64,27 @@ std::vector<SequenceId> Scheduler::Start() {
 
 // Pages that have to be there before it starts: those it does not find, those that it finds and nobody holds,
 // and what others that started are still to take for their prompts. One that had to stop before comes back
-// when everybody can grow by a page too, or it would stop again soon.
-int64_t Scheduler::PagesToStart(const Sequence& next, const PrefixCache::Match& match) const {
+// when everybody can grow by a page too, or it would stop again soon. `without_lower`: were those of lower
+// priority not there.
+int64_t Scheduler::PagesToStart(const Sequence& next, const PrefixCache::Match& match,
+                                bool without_lower) const {
   int64_t pages = PagesOf(next.next_positions()) - static_cast<int64_t>(match.pages.size());
   for (const int32_t page : match.pages) pages += cache_.unheld(page) ? 1 : 0;
   for (const Owned& other : running_) {
+    if (without_lower && other->spec.priority < next.spec.priority) continue;
+    if (next.ever_started) ++pages;
     if (!other->prefilling()) continue;
-    pages += std::max<int64_t>(0, PagesOf(other->next_positions()) - static_cast<int64_t>(other->pages.size()));
+    pages +=
+        std::max<int64_t>(0, PagesOf(other->next_positions()) - static_cast<int64_t>(other->pages.size()));
   }
-  return next.ever_started ? pages + running() : pages;
+  return pages;
 }
 
 // Whether there are a slot and pages for `next`, after sequences of lower priority have given up theirs where
 // that helps.
 bool Scheduler::MakeRoom(Sequence& next) {
   const auto fits = [&] {
-    return running() < max_sequences_ && PagesToStart(next, Lookup(next)) <= cache_.available();
+    return running() < max_sequences_ && PagesToStart(next, Lookup(next), false) <= cache_.available();
   };
   if (fits()) return true;
   std::vector<Sequence*> lower = ByRank();
@@ -90,7 +95,7 @@ bool Scheduler::MakeRoom(Sequence& next) {
     for (const int32_t page : s->pages) back += cache_.shared(page) ? 0 : 1;
   }
   if (lower.empty() || running() - static_cast<int32_t>(lower.size()) >= max_sequences_ ||
-      PagesOf(next.next_positions()) > cache_.available() + back) {
+      PagesToStart(next, Lookup(next), true) > cache_.available() + back) {
     return false;
   }
   while (!lower.empty() && !fits()) {
@@ -134,12 +139,12 @@ PrefixCache::Match Scheduler::Lookup(Sequence& sequence) const {
 void Scheduler::ExtendDigests(Sequence& sequence, size_t pages) const {
   while (sequence.digests.size() < pages) {
     const size_t at = sequence.digests.size();
-    const std::string before =
-        at > 0 ? sequence.digests[at - 1]
-               : ChainRoot(fingerprint_, sequence.spec.key, sequence.spec.sharing.salt);
-    sequence.digests.push_back(
-        NextInChain(before, std::span(sequence.tokens)
-                                .subspan(at * static_cast<size_t>(kPagePositions), kPagePositions)));
+    const std::string before = at > 0
+                                   ? sequence.digests[at - 1]
+                                   : ChainRoot(fingerprint_, sequence.spec.key, sequence.spec.sharing.salt);
+    sequence.digests.push_back(NextInChain(
+        before,
+        std::span(sequence.tokens).subspan(at * static_cast<size_t>(kPagePositions), kPagePositions)));
   }
 }
 

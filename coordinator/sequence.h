@@ -40,10 +40,10 @@ struct Sequence {
   SequenceSpec spec;            // less the prompt
   std::vector<TokenId> tokens;  // the prompt and what was drawn; the last one drawn has not been run yet
   int64_t prompt_tokens = 0;
-  uint64_t arrival = 0;         // in order of Admit
-  int32_t preemptions = 0;      // times it had to give everything back
+  uint64_t arrival = 0;     // in order of Admit
+  int32_t preemptions = 0;  // times it had to give everything back
   bool ever_started = false;
-  int64_t cached_tokens = 0;    // found in the prefix cache when it first started
+  int64_t cached_tokens = 0;  // found in the prefix cache when it first started
 
   // While it runs.
   int64_t computed = 0;     // positions run so far, or found

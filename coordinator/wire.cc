@@ -264,7 +264,8 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire) {
   out.shape.text = !response.has_return_text() || response.return_text();
   out.shape.bytes = response.return_bytes();
   if (response.has_resume_window()) {
-    ASSIGN_OR_RETURN(const Duration window, LimitFromWire(response.resume_window(), "response.resume_window"));
+    ASSIGN_OR_RETURN(const Duration window,
+                     LimitFromWire(response.resume_window(), "response.resume_window"));
     out.shape.resume_window = std::min<Duration>(window, kMaxResumeWindow);
   }
   if (response.has_stream_interval_tokens()) {
@@ -316,8 +317,7 @@ void RequestToWire(const GenerateRequest& request, pb::GenerateRequest* wire) {
     stopping->add_stop_token_ids(static_cast<uint32_t>(id));
   if (request.stopping.ignore_eos) stopping->set_ignore_eos(true);
   if (request.stopping.include_stop) stopping->set_include_stop(true);
-  if (request.stopping.time_limit)
-    LimitToWire(*request.stopping.time_limit, stopping->mutable_time_limit());
+  if (request.stopping.time_limit) LimitToWire(*request.stopping.time_limit, stopping->mutable_time_limit());
   if (request.stopping.queue_limit)
     LimitToWire(*request.stopping.queue_limit, stopping->mutable_queue_limit());
   if (request.logprobs || request.top > 0) {

@@ -21,7 +21,7 @@ namespace paceline {
 struct ResponseShape {
   bool text = true;
   bool bytes = false;
-  int32_t interval_tokens = 1;  // tokens per stream message
+  int32_t interval_tokens = 1;                // tokens per stream message
   Duration resume_window = Duration::zero();  // a stream without a reader goes on so long
 };
 

@@ -38,8 +38,8 @@ int64_t KvPageBytes(const ModelConfig& config, kernels::KvDtype dtype) {
 
 int64_t SnapshotBytes(const ModelConfig& config) {
   const kernels::GdnShape shape = GdnShapeOf(config);
-  const int64_t layer = int64_t{shape.value_heads} * shape.key_dim * shape.value_dim +
-                        (shape.conv_taps - 1) * shape.channels();
+  const int64_t layer =
+      int64_t{shape.value_heads} * shape.key_dim * shape.value_dim + (shape.conv_taps - 1) * shape.channels();
   int64_t layers = 0;
   for (const bool gdn : GdnLayers(config)) layers += gdn ? 1 : 0;
   // What a drafter keeps beside it: one hidden state.

@@ -80,7 +80,8 @@ GdnCache::GdnCache(const kernels::GdnShape& shape, const std::vector<bool>& has_
       borders_(slots, 0) {
   for (int32_t slot = 0; slot < slots; ++slot) places_[slot] = {slot, slot};
   for (int32_t record = 2 * slots - 1; record >= slots; --record) spares_.push_back(record);
-  for (const bool has : has_layer) layers_.push_back(has ? GdnLayer(shape, places_, 2 * slots, snapshots) : GdnLayer());
+  for (const bool has : has_layer)
+    layers_.push_back(has ? GdnLayer(shape, places_, 2 * slots, snapshots) : GdnLayer());
 }
 
 int32_t GdnCache::SlotOf(SequenceId sequence) const {

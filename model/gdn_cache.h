@@ -89,7 +89,7 @@ class GdnCache final : public StateKind {
   std::vector<int64_t> reached_;    // [slots] last commit
   const int64_t rows_taken_back_;   // behind a border, with its inputs still in the window
   const int32_t snapshots_;
-  std::vector<int64_t> borders_;    // [slots] where the next block starts, while it has a record of its own
+  std::vector<int64_t> borders_;  // [slots] where the next block starts, while it has a record of its own
   // One for every slot, since all may cross a border in one step. Last in, first out: what has not been
   // touched takes no memory.
   std::vector<int32_t> spares_;

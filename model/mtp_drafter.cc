@@ -90,8 +90,8 @@ void MtpDrafter::StoreKnown(const DraftContext& context, Sequence& s, std::span<
   s.stored += known;
 }
 
-void MtpDrafter::Keep(const DraftContext& context, SequenceId sequence, int32_t snapshot,
-                      const float* hidden, std::span<const int32_t> pages) {
+void MtpDrafter::Keep(const DraftContext& context, SequenceId sequence, int32_t snapshot, const float* hidden,
+                      std::span<const int32_t> pages) {
   const auto found = sequences_.find(sequence);
   if (found == sequences_.end()) {
     snapshots_.erase(snapshot);

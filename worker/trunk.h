@@ -47,10 +47,10 @@ struct TrunkOptions {
   kernels::ActivationContract contract = kernels::ActivationContract::kInt16;
   kernels::KvDtype kv_dtype = kernels::KvDtype::kBF16;
   HeadFormat lm_head = HeadFormat::kAuto;
-  int32_t slots = 16;    // sequences at once
-  int32_t pages = 64;    // KV pages in all
+  int32_t slots = 16;     // sequences at once
+  int32_t pages = 64;     // KV pages in all
   int32_t snapshots = 0;  // states at page borders that can be stored
-  uint32_t head_id = 0;  // names this head in every frame
+  uint32_t head_id = 0;   // names this head in every frame
   Duration exchange_timeout = std::chrono::seconds(30);
   std::vector<bool> has_token;  // [<= vocab] ids that may be drawn; empty: all
   std::string fingerprint;

@@ -172,8 +172,8 @@ void FakeTrunk::CheckMemory(const SequenceRows& rows, const State& state) {
   int64_t wrong = 0;
   for (int64_t p = 0; p < rows.first_position; ++p) {
     const auto page = pages_.find(rows.pages[static_cast<size_t>(p / kPagePositions)]);
-    wrong += page == pages_.end() || page->second[static_cast<size_t>(p % kPagePositions)] !=
-                                         state.hashes[static_cast<size_t>(p)];
+    wrong += page == pages_.end() ||
+             page->second[static_cast<size_t>(p % kPagePositions)] != state.hashes[static_cast<size_t>(p)];
   }
   EXPECT_EQ(wrong, 0) << "positions in pages that hold another text";
 }
@@ -232,8 +232,8 @@ absl::StatusOr<StepResult> FakeTrunk::Run(const StepPlan& plan) {
         out.offers = {{DraftSource::kMtp, kMaxDraft, 0}};
       }
     }
-    out.kept = rows.keep >= 0 && out.status.ok() &&
-               static_cast<int64_t>(state.fed.size()) >= rows.keep_position;
+    out.kept =
+        rows.keep >= 0 && out.status.ok() && static_cast<int64_t>(state.fed.size()) >= rows.keep_position;
     // Rows that were taken back have been written too.
     for (size_t at = state.fed.size(); at < rows.pages.size() * kPagePositions &&
                                        at < static_cast<size_t>(rows.first_position) + 1 + out.drafted;

@@ -60,7 +60,7 @@ class FakeTrunk final : public Trunk {
     std::vector<TokenId> before;   // what had been fed when it was suspended
     int32_t slot = -1;
     uint64_t hashed = 0;
-    bool prefilling = true;        // since it started, until it draws
+    bool prefilling = true;  // since it started, until it draws
   };
   void Suspend(const StepPlan& plan);
   void Check(const StepPlan& plan);

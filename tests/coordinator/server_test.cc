@@ -13,8 +13,8 @@
 #include "coordinator/client.h"
 #include "coordinator/generation.h"
 #include "coordinator/inference_service.h"
+#include "coordinator/server_stream.h"
 #include "coordinator/status_wire.h"
-#include "coordinator/stream_log.h"
 #include "gmock/gmock.h"
 #include "google/rpc/error_details.pb.h"
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -425,7 +425,8 @@ TEST_F(ServerTest, AStreamThatBrokeOffIsResumed) {
   for (size_t i = 0; i < events.size(); ++i) {
     EXPECT_EQ(events[i].sequence(), i + 1);
     EXPECT_EQ(events[i].request_id(), "mine");
-    for (const pb::Token& token : events[i].tokens().tokens()) tokens.push_back(static_cast<TokenId>(token.id()));
+    for (const pb::Token& token : events[i].tokens().tokens())
+      tokens.push_back(static_cast<TokenId>(token.id()));
   }
   EXPECT_EQ(tokens, Expected(40));
   EXPECT_TRUE(events.back().has_completed());

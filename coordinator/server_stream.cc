@@ -1,5 +1,5 @@
 // Messages in, readers on their way through them.
-#include "coordinator/stream_log.h"
+#include "coordinator/server_stream.h"
 
 #include <algorithm>
 #include <utility>
@@ -74,8 +74,7 @@ absl::Status StreamLog::Attach(const std::shared_ptr<Reader>& reader, uint64_t a
 void StreamLog::Detach(const Reader* reader) {
   const std::lock_guard lock(mutex_);
   if (readers_.erase(reader) == 0) return;
-  if (readers_.empty() && !end_ && ticket_ != nullptr)
-    ticket_->CancelAt(Clock::Real().Now() + window_);
+  if (readers_.empty() && !end_ && ticket_ != nullptr) ticket_->CancelAt(Clock::Real().Now() + window_);
 }
 
 StreamLog::Next StreamLog::Read(const Reader* reader, uint64_t sequence) {
