@@ -178,7 +178,7 @@ class Contended(harness.TestCase):
     def test_the_next_turn_goes_on_from_the_last(self):
         client = self.head("--local-workers", 1)
         ids = prompt(290)
-        for turn, cached in enumerate((0, 256, 512, 768)):
+        for turn, cached in enumerate((0, 512, 768, 768)):
             events = list(client.stream(request(ids, max_tokens=240)))
             answer = stream_ids(events)
             self.assertEqual(events[0].started.cached_tokens, cached, turn)
@@ -188,7 +188,7 @@ class Contended(harness.TestCase):
             ids = ids + answer + [1, 2, 3]
         load = self.load(client)
         self.assertEqual(load.kv_pages_used, 0)
-        self.assertEqual(load.prefix_cache_hit_tokens, 256 + 512 + 768)
+        self.assertEqual(load.prefix_cache_hit_tokens, 512 + 768 + 768)
         self.assertGreater(load.prefix_cache_snapshots_used, 0)
         for change in (lambda r: setattr(r.cache, "cache_salt", "x"),
                        lambda r: setattr(r.cache, "bypass_prefix_cache", True)):
