@@ -91,6 +91,15 @@ struct SequenceRows {
   // Leading tokens of the sequence that penalties count as prompt; a constraint begins behind them.
   int64_t prompt_tokens = 0;
   Sampling sampling;
+  // The first rows of a sequence may start behind position 0, at a multiple of kPagePositions, where snapshot
+  // `restore` has the state (-1: they start at 0, or go on). The pages below then hold what these tokens left
+  // there; pages may be shared below the positions that all their sequences have run.
+  int32_t restore = -1;
+  std::vector<TokenId> prefix;  // [first_position] with restore: the tokens in front
+  // Snapshot that takes the state at `keep_position`, a multiple of kPagePositions above first_position. The
+  // rows end there; or there is one, and its drafts may lead there and behind. -1: none.
+  int32_t keep = -1;
+  int64_t keep_position = 0;
   // With one token and sampled_rows 1: `drafter` guesses up to `draft_depth` tokens behind it, and all of
   // them are verified in this step. Positions up to first_position + draft_depth must have pages.
   DraftSource drafter = DraftSource::kNone;
@@ -107,6 +116,9 @@ struct SequenceRows {
 struct StepPlan {
   StepId step{0};
   std::vector<SequenceRows> sequences;
+  // Sequences that gave up slot and pages for now: their state goes, their hash stays. They come back with
+  // first rows, all of their text so far among the tokens. Done before anything in the step can fail.
+  std::vector<SequenceId> suspended;
   bool probe_workers = false;  // send every worker one row through one leaf it holds
 };
 
@@ -139,6 +151,7 @@ struct SequenceResult {
   std::string logits_hash;         // first 16 hex digits over everything hashed so far; set when asked for
   int32_t drafted = 0;             // drafts verified; at most what was asked for
   std::vector<DraftOffer> offers;  // for the next step, after a sampled row
+  bool kept = false;               // the text has reached keep_position, and the snapshot is written
 };
 
 struct StepResult {
@@ -153,9 +166,10 @@ struct TrunkInfo {
   std::string model;        // name for people: the folder's
   std::string fingerprint;  // digest of the arithmetic contracts in force
   int64_t vocab = 0;
-  int64_t context = 0;  // positions a sequence may have
-  int32_t slots = 0;    // sequences at once
-  int32_t pages = 0;    // KV pages in all
+  int64_t context = 0;    // positions a sequence may have
+  int32_t slots = 0;      // sequences at once
+  int32_t pages = 0;      // KV pages in all
+  int32_t snapshots = 0;  // states at page borders that can be stored; 0: no prefix cache
   bool has_mtp = false;
   std::vector<DraftSource> drafters;  // that are loaded
   std::string draft_refusal;          // why the MTP layer does not draft; empty when it does or was not asked

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -19,7 +20,9 @@
 namespace paceline::cli {
 namespace {
 
-constexpr int64_t kCacheShare = 8;  // KV pages take at most one part in so many of the machine's memory
+// What pages and snapshots take at most of the machine's memory, one part in so many.
+constexpr int64_t kCacheShare = 8;
+constexpr int64_t kSnapshotShare = 32;
 constexpr int32_t kMinPages = 16;
 
 HeadFormat HeadFormatOf(const std::string& word) {
@@ -36,15 +39,24 @@ kernels::KvDtype KvDtypeOf(const ContractOptions& contract) {
   return contract.kv_dtype == "fp32" ? kernels::KvDtype::kF32 : kernels::KvDtype::kBF16;
 }
 
-// Pages for `slots` whole contexts, or for what memory allows.
-int32_t PagesFor(const ModelConfig& config, kernels::KvDtype dtype, int32_t slots) {
-  const int64_t wanted = slots * ((config.context + kPagePositions - 1) / kPagePositions);
-  int64_t layers = 0;
-  for (const LayerConfig& layer : config.layers) layers += layer.mixer == Mixer::kGatedDeltaNet ? 0 : 1;
-  const int64_t page_bytes = std::max<int64_t>(
-      1, 2 * layers * config.kv_heads * config.head_dim * kPagePositions * kernels::KvDtypeBytes(dtype));
-  const int64_t allowed = std::max<int64_t>(kMinPages, MachineMemory() / kCacheShare / page_bytes);
-  return static_cast<int32_t>(std::clamp<int64_t>(wanted, 1, allowed));
+// As many as asked for; else for all slots' whole contexts, or for what memory allows.
+int32_t PagesFor(const TrunkRequest& request) {
+  if (request.pages > 0) return request.pages;
+  const ModelConfig& config = request.checkpoint->config();
+  const int64_t page_bytes = std::max<int64_t>(1, KvPageBytes(config, KvDtypeOf(request.contract)));
+  int64_t pages = request.kv_bytes / page_bytes;
+  if (request.kv_bytes < 0) {
+    const int64_t wanted = request.slots * ((config.context + kPagePositions - 1) / kPagePositions);
+    pages = std::min(wanted, std::max<int64_t>(kMinPages, MachineMemory() / kCacheShare / page_bytes));
+  }
+  return static_cast<int32_t>(std::clamp<int64_t>(pages, 1, std::numeric_limits<int32_t>::max()));
+}
+
+// Never more than pages: a state belongs to one.
+int32_t SnapshotsFor(const TrunkRequest& request, int32_t pages) {
+  const int64_t bytes =
+      request.snapshot_bytes < 0 ? MachineMemory() / kSnapshotShare : request.snapshot_bytes;
+  return static_cast<int32_t>(std::min<int64_t>(pages, bytes / SnapshotBytes(request.checkpoint->config())));
 }
 
 // What loading had to do without, once for all loads of this process.
@@ -122,7 +134,8 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LoadTrunk(const TrunkRequest& reques
   options.kv_dtype = KvDtypeOf(request.contract);
   options.lm_head = HeadFormatOf(request.contract.lm_head);
   options.slots = request.slots;
-  options.pages = PagesFor(request.checkpoint->config(), options.kv_dtype, request.slots);
+  options.pages = PagesFor(request);
+  options.snapshots = SnapshotsFor(request, options.pages);
   options.head_id = request.head_id;
   options.has_token = request.has_token;
   options.fingerprint = ClusterFingerprint(FingerprintsOf(request.contract));
@@ -143,7 +156,8 @@ TrunkInfo InfoBeforeLoading(const TrunkRequest& request, const std::string& name
   info.vocab = config.vocab;
   info.context = config.context;
   info.slots = request.slots;
-  info.pages = PagesFor(config, KvDtypeOf(request.contract), request.slots);
+  info.pages = PagesFor(request);
+  info.snapshots = SnapshotsFor(request, info.pages);
   info.has_mtp = config.mtp_layers > 0 && request.checkpoint->missing_mtp().empty();
   if (request.drafting.mtp) {
     info.drafters.push_back(DraftSource::kMtp);

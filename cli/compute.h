@@ -47,6 +47,9 @@ struct TrunkRequest {
   ContractOptions contract;
   Compute compute;
   int32_t slots = 1;            // sequences at once
+  int32_t pages = 0;            // KV pages; 0: by kv_bytes
+  int64_t kv_bytes = -1;        // of KV pages; -1: what is needed, within a share of the machine's memory
+  int64_t snapshot_bytes = 0;   // of the prefix cache's states; -1: a share of the machine's memory
   std::vector<bool> has_token;  // ids that may be drawn; empty: all
   DraftingOptions drafting;
   std::string draft_refusal;  // why `drafting` leaves the MTP layer out; empty when it does not

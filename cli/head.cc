@@ -153,6 +153,11 @@ TrunkRequest Head::MakeTrunkRequest() const {
   request.drafting = drafting_.trunk;
   request.draft_refusal = drafting_.refusal;
   request.slots = config_.slots;
+  if (config_.serving) {
+    request.pages = config_.serving->kv_pages;
+    request.kv_bytes = BytesOf(config_.serving->kv_memory).value_or(-1);
+    request.snapshot_bytes = BytesOf(config_.serving->prefix_cache).value_or(0);
+  }
   return request;
 }
 
@@ -187,6 +192,11 @@ SchedulerOptions Head::scheduling() const {
   SchedulerOptions options;
   options.prefill_chunk = config_.options.options.prefill_chunk;
   options.speculation = drafting_.policy;
+  if (config_.serving) {
+    options.max_waiting = config_.serving->max_waiting;
+    options.max_waiting_per_key = config_.serving->max_waiting_per_key;
+    options.queue_limit = std::chrono::seconds(config_.serving->queue_timeout_s);
+  }
   return options;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -28,6 +29,8 @@ struct HeadConfig {
   int nodes = 1;           // the head counted
   bool open_join = false;  // other machines may join; local workers always can
   int32_t slots = 1;       // sequences at once
+  // `serve` has more: memory, queues. Others run one engine for a few requests.
+  std::optional<ServingOptions> serving;
 };
 
 // Owned by the main thread, which must live as long as it: local workers end with that thread.

@@ -76,6 +76,7 @@ void AddCompute(CLI::App* app, ComputeOptions& compute);
 // The model argument and everything a head is made from, drafting aside.
 void AddHead(CLI::App* app, HeadOptions& head, const char* model_help);
 void AddMtpFormat(CLI::App* app, DraftingFlags& flags, const std::string& help);
+void AddServing(CLI::App* app, ServingOptions& serving);
 // How the head drafts, but for the depth.
 void AddDrafters(CLI::App* app, DraftingFlags& flags);
 CLI::Option* AddDraft(CLI::App* app, DraftingFlags& flags);

@@ -43,6 +43,7 @@ void AddServe(CLI::App* app, ServeOptions& serve) {
   AddHead(app, serve.head, "Directory of a Hugging Face checkpoint");
   AddDraft(app, serve.head.drafting);
   AddDrafters(app, serve.head.drafting);
+  AddServing(app, serve.serving);
   Group group(app, "Serving");
   const CLI::Validator port = Whole(0, 65535);
   group.AddDefault("host", serve.host, "Address of every listener")->option_text("ADDRESS [127.0.0.1]");

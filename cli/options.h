@@ -71,8 +71,20 @@ struct HttpFlags {
   bool strict_api = false;
 };
 
+// How many requests at once, and with how much memory.
+struct ServingOptions {
+  int max_sequences = 16;
+  std::string kv_memory = "auto";  // a size: BytesOf; auto: what is needed, at most an eighth of the machine
+  int kv_pages = 0;                // instead of a size; 0: none
+  std::string prefix_cache = "auto";  // off, or a size of snapshots; auto: at most a 32nd of the machine
+  int max_waiting = 256;
+  int max_waiting_per_key = 0;  // 0: max_waiting
+  int queue_timeout_s = 0;      // 0: none
+};
+
 struct ServeOptions {
   HeadOptions head;
+  ServingOptions serving;
   std::string host = "127.0.0.1";
   int http_port = 8000;
   int grpc_port = 50051;
@@ -228,6 +240,9 @@ struct Parsed {
 
 // A whole number in decimal digits, nothing before or behind it: what flags that also take words mean by one.
 std::optional<int64_t> DecimalNumber(std::string_view text);
+
+// What a flag that takes a size says: bytes; -1 for auto, 0 for off, nothing for what is no size.
+std::optional<int64_t> BytesOf(std::string_view word);
 
 // Reads the command line and the environment. Prints nothing, exits never.
 Parsed ParseCommandLine(int argc, const char* const* argv);

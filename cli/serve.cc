@@ -23,7 +23,6 @@
 namespace paceline::cli {
 namespace {
 
-constexpr int32_t kSlots = 16;                               // sequences at once
 constexpr Duration kProofLimit = std::chrono::seconds(60);   // for a token and a probe of every worker
 constexpr Duration kGrace = std::chrono::seconds(30);        // for running requests after SIGTERM
 constexpr Duration kSlice = std::chrono::milliseconds(100);  // between two looks at the signals
@@ -58,7 +57,8 @@ HeadConfig ConfigOf(const ServeOptions& options) {
   config.join_port = options.join_port;
   config.nodes = options.nodes;
   config.open_join = true;
-  config.slots = kSlots;
+  config.slots = options.serving.max_sequences;
+  config.serving = options.serving;
   return config;
 }
 

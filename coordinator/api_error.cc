@@ -47,6 +47,14 @@ absl::Status FieldError(std::string_view field, std::string_view sentence) {
   return WithField(Error(errors::kRequestField, absl::StrCat(Absl(field), ": ", Absl(sentence))), field);
 }
 
+absl::Status UnknownRequest(std::string_view request_id) {
+  return WithField(
+      WithReason(absl::NotFoundError(absl::StrCat("request_id: nothing is known of ", Absl(request_id),
+                                                  "; it has ended, or never was")),
+                 reasons::kRequestNotFound),
+      "request_id");
+}
+
 ErrorFacts FactsOf(const absl::Status& status) {
   ErrorFacts facts;
   status.ForEachPayload([&facts](absl::string_view url, const absl::Cord& value) {

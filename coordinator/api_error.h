@@ -17,6 +17,7 @@ inline constexpr char kInvalidField[] = "INVALID_FIELD";
 inline constexpr char kGrammarInvalid[] = "GRAMMAR_INVALID";
 inline constexpr char kContextLength[] = "CONTEXT_LENGTH_EXCEEDED";
 inline constexpr char kModelNotFound[] = "MODEL_NOT_FOUND";
+inline constexpr char kRequestNotFound[] = "REQUEST_NOT_FOUND";
 inline constexpr char kRequestIdReused[] = "REQUEST_ID_REUSED";
 inline constexpr char kQueueFull[] = "QUEUE_FULL";
 inline constexpr char kModelLoading[] = "MODEL_LOADING";
@@ -25,6 +26,7 @@ inline constexpr char kNodeLost[] = "NODE_LOST";
 inline constexpr char kFeatureDisabled[] = "FEATURE_DISABLED";
 inline constexpr char kNonFinite[] = "NON_FINITE";
 inline constexpr char kTimeLimit[] = "TIME_LIMIT";
+inline constexpr char kQueueTimeout[] = "QUEUE_TIMEOUT";
 inline constexpr char kInternal[] = "INTERNAL";
 }  // namespace reasons
 
@@ -40,6 +42,9 @@ absl::Status WithMetadata(absl::Status status, std::string_view key, std::string
 
 // REQ-001 about the request's field `field` ("sampling.top_p").
 absl::Status FieldError(std::string_view field, std::string_view sentence);
+
+// NotFound (REQUEST_NOT_FOUND) about an id under which nothing runs or waits.
+absl::Status UnknownRequest(std::string_view request_id);
 
 // What rides on `status`; where no reason was attached, the one that follows from its code.
 ErrorFacts FactsOf(const absl::Status& status);

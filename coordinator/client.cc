@@ -72,6 +72,7 @@ bool Book(const inference_pb::GenerateStreamResponse& event,
     case inference_pb::GenerateStreamResponse::kStarted:
       result->started.request_id = event.request_id();
       result->started.model = event.started().model();
+      result->started.cached_tokens = event.started().cached_tokens();
       result->started.queue_s = event.started().queue_seconds();
       result->started.epoch = Epoch(static_cast<uint32_t>(event.started().epoch()));
       break;

@@ -1,7 +1,9 @@
 // Facts of the cluster, the model and the load as messages.
 #include "coordinator/control_service.h"
 
+#include "coordinator/api_error.h"
 #include "coordinator/metrics.h"
+#include "coordinator/status_wire.h"
 
 namespace paceline {
 
@@ -94,6 +96,15 @@ grpc::ServerUnaryReactor* ControlService::GetLoad(grpc::CallbackServerContext* c
   response->set_kv_pages_total(static_cast<uint32_t>(stats.pages_total));
   response->set_steps(static_cast<uint64_t>(stats.steps));
   response->set_tokens_generated(static_cast<uint64_t>(stats.tokens));
+  response->set_rows_run(static_cast<uint64_t>(stats.rows));
+  response->set_last_step_rows(static_cast<uint32_t>(stats.step_rows));
+  response->set_last_step_seconds(stats.step_s);
+  response->set_preemptions(static_cast<uint64_t>(stats.scheduling.preemptions));
+  response->set_prefix_cache_pages(static_cast<uint32_t>(stats.pages_cached));
+  response->set_prefix_cache_snapshots_used(static_cast<uint32_t>(stats.snapshots));
+  response->set_prefix_cache_snapshots_total(static_cast<uint32_t>(stats.snapshots_total));
+  response->set_prefix_cache_query_tokens(static_cast<uint64_t>(stats.scheduling.prefix_queries));
+  response->set_prefix_cache_hit_tokens(static_cast<uint64_t>(stats.scheduling.prefix_hits));
   return Ok(context);
 }
 
@@ -102,6 +113,14 @@ grpc::ServerUnaryReactor* ControlService::GetMetrics(grpc::CallbackServerContext
                                                      pb::GetMetricsResponse* response) {
   response->set_text(MetricsText(engine_.stats(), engine_.info()));
   return Ok(context);
+}
+
+grpc::ServerUnaryReactor* ControlService::Abort(grpc::CallbackServerContext* context,
+                                                const pb::AbortRequest* request, pb::AbortResponse*) {
+  if (engine_.Abort(request->request_id())) return Ok(context);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(paceline::ToGrpc(UnknownRequest(request->request_id()), kControlServiceName));
+  return reactor;
 }
 
 }  // namespace paceline

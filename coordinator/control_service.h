@@ -14,7 +14,7 @@ inline constexpr char kControlServiceName[] = "paceline.control.v1.ControlServic
 class ControlService final : public control::v1::ControlService::CallbackService {
  public:
   // All outlive the service.
-  ControlService(const Engine& engine, const ClusterView& cluster, const ServingState& state)
+  ControlService(Engine& engine, const ClusterView& cluster, const ServingState& state)
       : engine_(engine), cluster_(cluster), state_(state) {}
 
   grpc::ServerUnaryReactor* GetClusterStatus(grpc::CallbackServerContext* context,
@@ -29,9 +29,12 @@ class ControlService final : public control::v1::ControlService::CallbackService
   grpc::ServerUnaryReactor* GetMetrics(grpc::CallbackServerContext* context,
                                        const control::v1::GetMetricsRequest* request,
                                        control::v1::GetMetricsResponse* response) override;
+  grpc::ServerUnaryReactor* Abort(grpc::CallbackServerContext* context,
+                                  const control::v1::AbortRequest* request,
+                                  control::v1::AbortResponse* response) override;
 
  private:
-  const Engine& engine_;
+  Engine& engine_;
   const ClusterView& cluster_;
   const ServingState& state_;
 };

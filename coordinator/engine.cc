@@ -62,6 +62,20 @@ SpeculationStats StatsOf(int64_t decode_steps, const std::array<SourceStats, kDr
   return stats;
 }
 
+AdmissionLimits LimitsOf(const SchedulerOptions& options, const TrunkInfo& info) {
+  const int32_t runs = options.max_sequences > 0 ? std::min(options.max_sequences, info.slots) : info.slots;
+  const int32_t per_key = options.max_waiting_per_key > 0 ? options.max_waiting_per_key : options.max_waiting;
+  return {runs + options.max_waiting, runs + per_key, options.max_prompt_bytes};
+}
+
+// What a prompt takes of the machine, before anybody has looked at it.
+int64_t BytesOf(const GenerateRequest& request) {
+  if (const std::string* text = std::get_if<std::string>(&request.input))
+    return static_cast<int64_t>(text->size());
+  const auto* ids = std::get_if<std::vector<TokenId>>(&request.input);
+  return ids == nullptr ? 0 : static_cast<int64_t>(ids->size() * sizeof(TokenId));
+}
+
 }  // namespace
 
 void ExpertHistogram::Count(int32_t experts) {
@@ -80,6 +94,9 @@ struct Engine::Generation {
   uint64_t seed = 0;
   bool logprobs = false;
   std::optional<Duration> time_limit;
+  Duration queue_limit = Duration::zero();  // 0: none
+  int64_t cached_tokens = 0;
+  std::unique_ptr<Admission::Place> place;
   Streamer streamer;
   std::shared_ptr<GenerationSink> sink;
   std::shared_ptr<GenerationTicket> ticket;
@@ -91,6 +108,9 @@ struct Engine::Generation {
   std::optional<TimePoint> first_token;
   TimePoint last_token;
 
+  bool waited_enough(TimePoint now) const {
+    return !started && queue_limit > Duration::zero() && now - submitted >= queue_limit;
+  }
   bool expired(TimePoint now) const { return time_limit && now - submitted >= *time_limit; }
 };
 
@@ -100,11 +120,14 @@ Engine::Engine(Parts parts, GenerationDefaults defaults, SchedulerOptions option
       policy_(options.speculation),
       info_(parts.trunk->info()),
       constraints_(std::make_unique<ConstraintCompiler>(parts.tokenizer, info_.vocab)),
+      queue_limit_(options.queue_limit),
+      door_(LimitsOf(options, info_)),
       mailbox_(kMailboxItems),
       scheduler_(info_, options, parts_.log) {
   wants_costs_ = policy_.mode == DraftMode::kAuto;
   counting_.max_running = scheduler_.max_running();
   counting_.pages_total = info_.pages;
+  counting_.snapshots_total = info_.snapshots;
   stats_ = counting_;
 }
 
@@ -182,6 +205,9 @@ absl::StatusOr<SequenceSpec> Engine::Resolve(const GenerateRequest& request) con
   spec.top = request.top;
   spec.logprobs = request.logprobs;
   spec.hash_logits = request.hash_logits;
+  spec.key = request.key;
+  spec.priority = request.priority;
+  spec.sharing = {.prefix_cache = !request.cache.bypass, .salt = request.cache.salt};
   std::vector<TokenId> stops = request.stopping.stop_token_ids;
   if (!request.stopping.ignore_eos)
     stops.insert(stops.end(), defaults_.eos_token_ids.begin(), defaults_.eos_token_ids.end());
@@ -229,6 +255,7 @@ absl::Status Engine::Check(const GenerateRequest& request) const { return Resolv
 absl::StatusOr<std::shared_ptr<GenerationTicket>> Engine::Submit(GenerateRequest request,
                                                                  std::shared_ptr<GenerationSink> sink) {
   RETURN_IF_ERROR(Degraded());
+  ASSIGN_OR_RETURN(std::unique_ptr<Admission::Place> place, door_.Enter(request.key, BytesOf(request)));
   ASSIGN_OR_RETURN(SequenceSpec spec, Resolve(request));
   spec.id = SequenceId(next_sequence_++);
   auto generation = std::make_unique<Generation>(
@@ -240,15 +267,38 @@ absl::StatusOr<std::shared_ptr<GenerationTicket>> Engine::Submit(GenerateRequest
   generation->seed = spec.sampling.seed;
   generation->logprobs = request.logprobs;
   generation->time_limit = request.stopping.time_limit;
+  generation->queue_limit = request.stopping.queue_limit.value_or(queue_limit_);
+  generation->place = std::move(place);
   generation->sink = std::move(sink);
   generation->ticket = std::make_shared<GenerationTicket>();
   generation->submitted = parts_.clock->Now();
   std::shared_ptr<GenerationTicket> ticket = generation->ticket;
+  const std::string id = generation->request_id;
+  {
+    const std::lock_guard lock(tickets_mutex_);
+    tickets_.emplace(id, ticket);
+  }
   if (!mailbox_.TryPush(NewGeneration{std::move(generation), std::move(spec)})) {
+    ForgetTicket(id, ticket);
     if (stopping_) return Stopping();
     return Error(errors::kQueueFull, "the engine takes no more requests now; try again later");
   }
   return ticket;
+}
+
+bool Engine::Abort(const std::string& request_id) {
+  const std::lock_guard lock(tickets_mutex_);
+  const auto [first, last] = tickets_.equal_range(request_id);
+  for (auto entry = first; entry != last; ++entry) entry->second->Cancel();
+  return first != last;
+}
+
+void Engine::ForgetTicket(const std::string& request_id, const std::shared_ptr<GenerationTicket>& ticket) {
+  const std::lock_guard lock(tickets_mutex_);
+  const auto [first, last] = tickets_.equal_range(request_id);
+  const auto entry = std::find_if(first, last, [&](const auto& e) { return e.second == ticket; });
+  CHECK(entry != last);
+  tickets_.erase(entry);
 }
 
 absl::Status Engine::Warm(Duration limit) {
@@ -275,6 +325,9 @@ void Engine::Publish() {
   counting_.running = scheduler_.running();
   counting_.waiting = scheduler_.waiting();
   counting_.pages_used = scheduler_.pages_used();
+  counting_.pages_cached = scheduler_.cache().pages_with_text();
+  counting_.snapshots = scheduler_.cache().snapshots_attached();
+  counting_.scheduling = scheduler_.counters();
   const ExchangeCounters all = parts_.trunk->counters();
   counting_.exchange = {all.layers - left_out_.layers, all.bytes - left_out_.bytes,
                         all.seconds - left_out_.seconds};
@@ -313,11 +366,9 @@ void Engine::Receive(Message message) {
     warming_.push_back(std::move(*warm));
   } else {
     NewGeneration& fresh = std::get<NewGeneration>(message);
-    const SequenceId id = fresh.spec.id;
-    generations_[id] = std::move(fresh.generation);
+    generations_[fresh.spec.id] = std::move(fresh.generation);
     wants_costs_ |= fresh.spec.draft.mode == DraftMode::kAuto;
-    const absl::Status admitted = scheduler_.Admit(std::move(fresh.spec));
-    if (!admitted.ok()) End(id, admitted, FinishReason::kCancelled, {});
+    scheduler_.Admit(std::move(fresh.spec));
   }
 }
 
@@ -327,13 +378,20 @@ void Engine::DropUnwanted() {
   std::vector<std::pair<SequenceId, absl::Status>> gone;
   const TimePoint now = parts_.clock->Now();
   for (const auto& [id, generation] : generations_) {
-    if (generation->ticket->cancelled()) {
+    if (generation->ticket->cancelled(now)) {
       gone.emplace_back(id, absl::OkStatus());
     } else if (!generation->first_token && generation->expired(now)) {
       gone.emplace_back(
           id,
           WithReason(absl::DeadlineExceededError("the request's time_limit passed before its first token"),
                      reasons::kTimeLimit));
+    } else if (generation->waited_enough(now)) {
+      gone.emplace_back(
+          id, WithReason(absl::DeadlineExceededError(absl::StrFormat(
+                             "no place came free for the request within %.3f s, its queue_limit; try again "
+                             "when the head has less to do",
+                             Seconds(generation->queue_limit))),
+                         reasons::kQueueTimeout));
     }
   }
   for (const auto& [id, status] : gone) End(id, status, FinishReason::kCancelled, {});
@@ -352,6 +410,7 @@ void Engine::StartWaiting() {
     started.model = info_.model;
     started.prompt = std::exchange(generation.prompt, {});
     started.seed = generation.seed;
+    started.cached_tokens = generation.cached_tokens = scheduler_.cached_tokens(id);
     started.queue_s = Seconds(*generation.started - generation.submitted);
     if (parts_.cluster != nullptr) started.epoch = parts_.cluster->Facts().epoch;
     generation.sink->OnStarted(started);
@@ -379,14 +438,14 @@ void Engine::RunStep() {
   if (plan.probe_workers && drew_a_token) AnswerWarm(absl::OkStatus());
 }
 
-// With nothing running, slot and page 0 are free: one token after a prompt of one token.
+// With nothing running, slot 0 is free: one token after a prompt of one token.
 void Engine::RunWarmStep() {
   StepPlan plan;
   plan.step = StepId(next_step_++);
   plan.probe_workers = true;
   SequenceRows rows;
   rows.sequence = SequenceId(next_sequence_++);
-  rows.pages = {0};
+  rows.pages = {scheduler_.SparePage()};
   rows.tokens = {0};
   rows.prompt_tokens = 1;
   rows.sampled_rows = 1;
@@ -415,6 +474,7 @@ void Engine::Calibrate() {
                    std::count(info_.drafters.begin(), info_.drafters.end(), DraftSource::kMtp) > 0;
   const CalibrationLimits limits{scheduler_.max_running(), scheduler_.max_rows(), scheduler_.prefill_chunk(),
                                  mtp};
+  scheduler_.ForgetTexts();  // the measurement takes pages from 0 on
   const ExchangeCounters before = parts_.trunk->counters();
   const absl::StatusOr<std::vector<StepCost>> costs = MeasureStepCosts(
       *parts_.trunk, limits, [this] { return SequenceId(next_sequence_++); },
@@ -447,9 +507,13 @@ void Engine::LeaveOut(const ExchangeCounters& before) {
 }
 
 void Engine::CountStep(const StepPlan& plan, const StepResult& result) {
+  counting_.step_rows = 0;
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
-    counting_.rows += static_cast<int64_t>(plan.sequences[i].tokens.size()) + result.sequences[i].drafted;
+    counting_.step_rows +=
+        static_cast<int64_t>(plan.sequences[i].tokens.size()) + result.sequences[i].drafted;
   }
+  counting_.rows += counting_.step_rows;
+  counting_.step_s = result.run_s + result.draft_s;
   const bool drafts = std::any_of(result.sequences.begin(), result.sequences.end(),
                                   [](const SequenceResult& s) { return s.drafted > 0; });
   counting_.speculation.draft_s += result.draft_s;
@@ -525,7 +589,7 @@ void Engine::End(SequenceId id, absl::Status status, FinishReason reason, StopMa
   end.status = std::move(status);
   end.reason = reason;
   end.match = std::move(match);
-  end.usage = {generation->prompt_tokens, generation->streamer.count()};
+  end.usage = {generation->prompt_tokens, generation->streamer.count(), generation->cached_tokens};
   end.speculation = StatsOf(generation->decode_steps, generation->drafts);
   end.seed = generation->seed;
   end.logits_hash = std::move(generation->logits_hash);
@@ -541,6 +605,8 @@ void Engine::End(SequenceId id, absl::Status status, FinishReason reason, StopMa
     end.timings.first_token_s = Seconds(*generation->first_token - generation->submitted);
     end.timings.decode_s = Seconds(generation->last_token - *generation->first_token);
   }
+  generation->place.reset();
+  ForgetTicket(generation->request_id, generation->ticket);
   Publish();  // who hears of the end finds the slot and the pages free
   generation->sink->OnFinished(end);
 }

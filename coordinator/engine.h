@@ -22,6 +22,7 @@
 #include "base/cluster.h"
 #include "base/mailbox.h"
 #include "base/step.h"
+#include "coordinator/admission.h"
 #include "coordinator/grammar/constraint.h"
 #include "coordinator/request.h"
 #include "coordinator/sampling_defaults.h"
@@ -34,11 +35,23 @@ namespace paceline {
 class GenerationTicket {
  public:
   // The request ends as cancelled within a step. Does nothing once it has ended.
-  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
-  bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+  void Cancel() { CancelAt(TimePoint::min()); }
+  // The same, at a time of the steady clock, unless it is told to go on before.
+  void CancelAt(TimePoint time) {
+    int64_t seen = cancel_at_ns_.load(std::memory_order_relaxed);
+    const int64_t at = time.time_since_epoch().count();
+    // What has been cancelled stays so.
+    while (seen != kNow && !cancel_at_ns_.compare_exchange_weak(seen, at, std::memory_order_relaxed)) {
+    }
+  }
+  void KeepGoing() { CancelAt(TimePoint::max()); }
+  bool cancelled(TimePoint now) const {
+    return now.time_since_epoch().count() >= cancel_at_ns_.load(std::memory_order_relaxed);
+  }
 
  private:
-  std::atomic<bool> cancelled_{false};
+  static constexpr int64_t kNow = TimePoint::min().time_since_epoch().count();
+  std::atomic<int64_t> cancel_at_ns_{TimePoint::max().time_since_epoch().count()};
 };
 
 // Speculation of all requests since the start.
@@ -64,11 +77,17 @@ struct EngineStats {
   int32_t running = 0;
   int32_t waiting = 0;
   int32_t max_running = 0;
-  int32_t pages_used = 0;
+  int32_t pages_used = 0;    // that running sequences hold
+  int32_t pages_cached = 0;  // with text to go on from, held or not
   int32_t pages_total = 0;
   int64_t steps = 0;
-  int64_t tokens = 0;         // generated
-  int64_t rows = 0;           // run, prompts included
+  int64_t tokens = 0;     // generated
+  int64_t rows = 0;       // run, prompts included
+  int64_t step_rows = 0;  // of the last step
+  double step_s = 0;      // of it, by the trunk's own clock; 0: it does not say
+  SchedulerCounters scheduling;
+  int32_t snapshots = 0;  // states to go on from
+  int32_t snapshots_total = 0;
   ExchangeCounters exchange;  // for requests: neither measuring at the start nor proofs of readiness
   SpeculationCounters speculation;
   std::vector<ExpertHistogram> distinct_experts;  // [MoE layers]; empty until a trunk counts them
@@ -95,11 +114,14 @@ class Engine {
   // Ends what runs with Unavailable (reason DRAINING) and joins the thread. Idempotent.
   void Stop();
 
-  // Checks the request and hands it over. On ok, `sink` will hear of it, OnFinished included; else it hears
-  // nothing. REQ-001 (names the field), REQ-002, REQ-004, NET-001 while an expert has no holder;
-  // Unimplemented (FEATURE_DISABLED) for a fixed depth where nothing can draft. Thread-safe.
+  // Asks the door, checks the request and hands it over. On ok, `sink` will hear of it, OnFinished included;
+  // else it hears nothing. REQ-001 (names the field), REQ-002, REQ-004, NET-001 while an expert has no
+  // holder; Unimplemented (FEATURE_DISABLED) for a fixed depth where nothing can draft. Thread-safe.
   absl::StatusOr<std::shared_ptr<GenerationTicket>> Submit(GenerateRequest request,
                                                            std::shared_ptr<GenerationSink> sink);
+
+  // Cancels whatever runs or waits under this id; false when nothing does. Thread-safe.
+  bool Abort(const std::string& request_id);
 
   // What Submit would say of the request by itself, membership aside; also before Start. Thread-safe.
   absl::Status Check(const GenerateRequest& request) const;
@@ -131,6 +153,7 @@ class Engine {
   using Message = std::variant<NewGeneration, WarmRequest>;
 
   // Thread-safe.
+  void ForgetTicket(const std::string& request_id, const std::shared_ptr<GenerationTicket>& ticket);
   bool CanDraft() const;
   absl::StatusOr<SequenceSpec> Resolve(const GenerateRequest& request) const;
   absl::Status ResolveConstraint(const GenerateRequest& request, SequenceSpec& spec) const;
@@ -162,6 +185,8 @@ class Engine {
   const SpeculationPolicy policy_;
   const TrunkInfo info_;
   const std::unique_ptr<ConstraintCompiler> constraints_;
+  const Duration queue_limit_;  // of requests that do not say; 0: none
+  Admission door_;              // before all that holds a place
   Mailbox<Message> mailbox_;
   std::atomic<uint64_t> next_sequence_{1};
   std::atomic<bool> stopping_{false};
@@ -177,6 +202,10 @@ class Engine {
   int failed_calibrations_ = 0;
   ExchangeCounters left_out_;  // measuring and proofs of readiness
   EngineStats counting_;
+
+  std::mutex tickets_mutex_;
+  // By request id, from Submit to the end; guarded by tickets_mutex_.
+  std::unordered_multimap<std::string, std::shared_ptr<GenerationTicket>> tickets_;
 
   mutable std::mutex stats_mutex_;
   EngineStats stats_;  // guarded by stats_mutex_

@@ -2,10 +2,11 @@
 // owned by both sides together: gRPC's share ends with OnDone, the engine's with OnFinished.
 #include "coordinator/inference_service.h"
 
-#include <deque>
+#include <mutex>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/status.h"
 #include "coordinator/api_error.h"
 #include "coordinator/chat_wire.h"
@@ -38,6 +39,90 @@ class RefusedCall final : public grpc::ServerWriteReactor<Response> {
 
 }  // namespace
 
+// One call that reads a stream's log: one write in flight, the next when it is out. gRPC holds it until
+// OnDone.
+template <class Response>
+class InferenceService::StreamReader final : public grpc::ServerWriteReactor<Response>,
+                                             public StreamLog::Reader {
+ public:
+  StreamReader(std::shared_ptr<StreamLog> log, uint64_t after) : log_(std::move(log)), next_(after + 1) {}
+
+  // After Attach.
+  void Begin(std::shared_ptr<StreamReader> self) {
+    {
+      const std::lock_guard lock(mutex_);
+      self_ = std::move(self);
+    }
+    Go();
+  }
+  void OnMore() override { Go(); }
+  void OnWriteDone(bool ok) override {
+    {
+      const std::lock_guard lock(mutex_);
+      writing_ = false;
+      ++next_;
+      if (!ok) gone_ = true;
+    }
+    Go();
+  }
+  void OnCancel() override {
+    {
+      const std::lock_guard lock(mutex_);
+      gone_ = true;
+    }
+    Go();
+  }
+  void OnDone() override {
+    log_->Detach(this);
+    std::shared_ptr<StreamReader> last;  // goes after the lock
+    const std::lock_guard lock(mutex_);
+    last = std::move(self_);
+  }
+
+ private:
+  static void Fill(const StreamLog::Message& message, pb::GenerateStreamResponse* response) {
+    *response = message;
+  }
+  static void Fill(const StreamLog::Message& message, pb::ResumeGenerationResponse* response) {
+    *response->mutable_response() = message;
+  }
+
+  // Writes the next message or, when all are out and the stream has ended, or the client is gone, finishes
+  // the call. Finish comes last and outside the lock: OnDone may follow at once.
+  void Go() {
+    std::optional<grpc::Status> finish;
+    {
+      const std::lock_guard lock(mutex_);
+      if (self_ == nullptr || writing_ || finished_) return;
+      if (gone_) {
+        finish = grpc::Status(grpc::StatusCode::CANCELLED, "the client has gone");
+      } else {
+        const StreamLog::Next next = log_->Read(this, next_);
+        if (next.message != nullptr) {
+          Fill(*next.message, &response_);
+          writing_ = true;
+          this->StartWrite(&response_);
+          return;
+        }
+        finish = next.end;
+      }
+      if (!finish) return;
+      finished_ = true;
+    }
+    log_->Detach(this);
+    this->Finish(*finish);
+  }
+
+  const std::shared_ptr<StreamLog> log_;
+  std::mutex mutex_;  // guards what follows
+  std::shared_ptr<StreamReader> self_;
+  uint64_t next_;
+  Response response_;
+  bool writing_ = false;
+  bool gone_ = false;
+  bool finished_ = false;
+};
+
 bool RequestIds::Take(const std::string& id) {
   std::lock_guard lock(mutex_);
   return ids_.insert(id).second;
@@ -51,15 +136,15 @@ void RequestIds::Return(const std::string& id) {
 // What both kinds of call remember of their request.
 class CallBasics {
  public:
-  explicit CallBasics(RequestIds& ids) : ids_(ids) {}
+  explicit CallBasics(RequestIds& ids) : ids_(&ids) {}
   // Before the client can know of the end, or it might use the id again too early.
   void ReturnId() {
-    if (id_taken_) ids_.Return(*id_taken_);
+    if (id_taken_) ids_->Return(*id_taken_);
     id_taken_.reset();
   }
   absl::Status TakeId(const std::string& id) {
     if (id.empty()) return absl::OkStatus();
-    if (!ids_.Take(id)) {
+    if (!ids_->Take(id)) {
       return WithField(
           WithReason(absl::AlreadyExistsError(absl::StrCat(
                          "request_id: ", id, " is in use by a request that still runs; choose another")),
@@ -73,7 +158,7 @@ class CallBasics {
   ResponseShape shape;
 
  private:
-  RequestIds& ids_;
+  RequestIds* ids_;
   std::optional<std::string> id_taken_;
 };
 
@@ -85,14 +170,19 @@ absl::Status InferenceService::CheckModel(const std::string& model) const {
   return WithMetadata(WithField(std::move(status), "model"), "model", model);
 }
 
-absl::StatusOr<std::shared_ptr<GenerationTicket>> InferenceService::Submit(
-    const pb::GenerateRequest& wire, std::shared_ptr<GenerationSink> sink, CallBasics& call) {
+absl::StatusOr<GenerateRequest> InferenceService::Accept(const pb::GenerateRequest& wire, CallBasics& call) {
   RETURN_IF_ERROR(state_.Admit());
   RETURN_IF_ERROR(CheckModel(wire.model()));
   ASSIGN_OR_RETURN(WireRequest request, RequestFromWire(wire, chat_template_));
   RETURN_IF_ERROR(call.TakeId(wire.request_id()));
   call.shape = request.shape;
-  return engine_.Submit(std::move(request.request), std::move(sink));
+  return std::move(request.request);
+}
+
+absl::StatusOr<std::shared_ptr<GenerationTicket>> InferenceService::Submit(
+    const pb::GenerateRequest& wire, std::shared_ptr<GenerationSink> sink, CallBasics& call) {
+  ASSIGN_OR_RETURN(GenerateRequest request, Accept(wire, call));
+  return engine_.Submit(std::move(request), std::move(sink));
 }
 
 // Generate: collects, then answers once.
@@ -145,26 +235,18 @@ class InferenceService::UnaryCall final : public grpc::ServerUnaryReactor, publi
   std::shared_ptr<UnaryCall> self_;
 };
 
-// GenerateStream: a queue of messages, one write in flight. The queue is as long as the client is slow, and
-// at most as long as the context.
-class InferenceService::StreamCall final : public grpc::ServerWriteReactor<pb::GenerateStreamResponse>,
-                                           public GenerationSink {
+// The engine's side of GenerateStream: writes the log.
+class InferenceService::StreamWriter final : public GenerationSink {
  public:
-  explicit StreamCall(RequestIds& ids) : basics_(ids) {}
+  StreamWriter(InferenceService& service, const CallBasics& basics)
+      : service_(service), basics_(basics), log_(std::make_shared<StreamLog>(basics.shape.resume_window)) {}
 
-  void Begin(std::shared_ptr<StreamCall> self, InferenceService& service,
-             const pb::GenerateRequest& request) {
-    self_ = self;
-    auto ticket = service.Submit(request, std::move(self), basics_);
-    if (!ticket.ok()) {
-      basics_.ReturnId();
-      return Finish(ToGrpc(ticket.status()));
-    }
-    ticket_ = *std::move(ticket);
-  }
+  const std::shared_ptr<StreamLog>& log() const { return log_; }
+  CallBasics& basics() { return basics_; }
 
   void OnStarted(const GenerationStarted& started) override {
     request_id_ = started.request_id;
+    service_.streams_.Add(request_id_, log_);
     pb::GenerateStreamResponse message;
     StartedToWire(started, message.mutable_started());
     Send(std::move(message));
@@ -187,28 +269,9 @@ class InferenceService::StreamCall final : public grpc::ServerWriteReactor<pb::G
       CompletedToWire(end, completed.mutable_completed());
       Send(std::move(completed));
     }
-    {
-      std::lock_guard lock(mutex_);
-      end_ = status;
-    }
-    Go();
+    if (!request_id_.empty()) service_.streams_.Ended(request_id_, log_);
+    log_->Close(status);
   }
-
-  void OnWriteDone(bool ok) override {
-    const std::shared_ptr<StreamCall> alive = self_;
-    {
-      std::lock_guard lock(mutex_);
-      writing_ = false;
-      messages_.pop_front();
-      if (!ok) broken_ = true;
-    }
-    if (!ok) ticket_->Cancel();
-    Go();
-  }
-  void OnCancel() override {
-    if (ticket_ != nullptr) ticket_->Cancel();
-  }
-  void OnDone() override { self_.reset(); }
 
  private:
   void SendGathered() {
@@ -218,51 +281,17 @@ class InferenceService::StreamCall final : public grpc::ServerWriteReactor<pb::G
     gathered_.Clear();
     Send(std::move(message));
   }
-
   void Send(pb::GenerateStreamResponse message) {
     message.set_request_id(request_id_);
-    message.set_sequence(++sequence_);
-    {
-      std::lock_guard lock(mutex_);
-      messages_.push_back(std::move(message));
-    }
-    Go();
+    log_->Append(std::move(message));
   }
 
-  // Writes the next message or, when all are out and the generation has ended, finishes the call. Finish
-  // comes last and outside the lock: OnDone may follow at once.
-  void Go() {
-    std::optional<grpc::Status> finish;
-    {
-      std::lock_guard lock(mutex_);
-      if (writing_ || finished_) return;
-      if (!messages_.empty() && !broken_) {
-        writing_ = true;
-        StartWrite(&messages_.front());
-        return;
-      }
-      if (!end_) return;
-      finished_ = true;
-      finish = end_;
-    }
-    Finish(*finish);
-  }
-
+  InferenceService& service_;
   CallBasics basics_;
-  std::shared_ptr<GenerationTicket> ticket_;
-  std::shared_ptr<StreamCall> self_;
-
+  const std::shared_ptr<StreamLog> log_;
   // The engine thread's.
   std::string request_id_;
-  uint64_t sequence_ = 0;
   pb::Tokens gathered_;
-
-  std::mutex mutex_;  // guards what follows
-  std::deque<pb::GenerateStreamResponse> messages_;
-  std::optional<grpc::Status> end_;
-  bool writing_ = false;
-  bool broken_ = false;
-  bool finished_ = false;
 };
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext*,
@@ -276,16 +305,42 @@ grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext
 
 grpc::ServerWriteReactor<pb::GenerateStreamResponse>* InferenceService::GenerateStream(
     grpc::CallbackServerContext*, const pb::GenerateStreamRequest* request) {
-  auto call = std::make_shared<StreamCall>(request_ids_);
-  StreamCall* reactor = call.get();
-  reactor->Begin(std::move(call), *this, request->request());
-  return reactor;
+  return StartStream(request->request());
+}
+
+grpc::ServerWriteReactor<pb::GenerateStreamResponse>* InferenceService::StartStream(
+    const pb::GenerateRequest& wire) {
+  using Refused = RefusedCall<pb::GenerateStreamResponse>;
+  CallBasics basics(request_ids_);
+  absl::StatusOr<GenerateRequest> request = Accept(wire, basics);
+  if (!request.ok()) {
+    basics.ReturnId();
+    return new Refused(ToGrpc(request.status()));
+  }
+  const auto writer = std::make_shared<StreamWriter>(*this, basics);
+  const auto reader = std::make_shared<StreamReader<pb::GenerateStreamResponse>>(writer->log(), 0);
+  CHECK(writer->log()->Attach(reader, 0).ok());
+  auto ticket = engine_.Submit(*std::move(request), writer);
+  if (!ticket.ok()) {
+    writer->basics().ReturnId();
+    return new Refused(ToGrpc(ticket.status()));
+  }
+  writer->log()->SetTicket(*std::move(ticket));
+  reader->Begin(reader);
+  return reader.get();
 }
 
 grpc::ServerWriteReactor<pb::ResumeGenerationResponse>* InferenceService::ResumeGeneration(
-    grpc::CallbackServerContext*, const pb::ResumeGenerationRequest*) {
-  return new RefusedCall<pb::ResumeGenerationResponse>(ToGrpc(absl::UnimplementedError(
-      "ResumeGeneration: this version keeps no journal of generations; send the request again")));
+    grpc::CallbackServerContext*, const pb::ResumeGenerationRequest* request) {
+  using Refused = RefusedCall<pb::ResumeGenerationResponse>;
+  const std::shared_ptr<StreamLog> log = streams_.Find(request->request_id());
+  if (log == nullptr) return new Refused(ToGrpc(UnknownRequest(request->request_id())));
+  const auto reader =
+      std::make_shared<StreamReader<pb::ResumeGenerationResponse>>(log, request->after_sequence());
+  if (const absl::Status attached = log->Attach(reader, request->after_sequence()); !attached.ok())
+    return new Refused(ToGrpc(WithField(attached, "after_sequence")));
+  reader->Begin(reader);
+  return reader.get();
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,

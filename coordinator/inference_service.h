@@ -1,5 +1,6 @@
 // paceline.inference.v1 over an engine. A client that cancels, hangs up or runs into its deadline frees its
-// sequence within a step. What can be refused is refused before the first message.
+// sequence within a step, or when nobody has resumed its stream within the time it asked for. What can be
+// refused is refused before the first message.
 #pragma once
 
 #include <memory>
@@ -9,6 +10,7 @@
 
 #include "coordinator/chat_template.h"
 #include "coordinator/engine.h"
+#include "coordinator/server_stream.h"
 #include "coordinator/serving_state.h"
 #include "paceline/inference/v1/inference.grpc.pb.h"
 
@@ -54,9 +56,15 @@ class InferenceService final : public inference::v1::InferenceService::CallbackS
 
  private:
   class UnaryCall;
-  class StreamCall;
+  class StreamWriter;
+  template <class Response>
+  class StreamReader;
 
   absl::Status CheckModel(const std::string& model) const;
+  // What can be refused before the engine has seen it is.
+  absl::StatusOr<GenerateRequest> Accept(const inference::v1::GenerateRequest& wire, class CallBasics& call);
+  grpc::ServerWriteReactor<inference::v1::GenerateStreamResponse>* StartStream(
+      const inference::v1::GenerateRequest& wire);
   absl::StatusOr<std::shared_ptr<GenerationTicket>> Submit(const inference::v1::GenerateRequest& wire,
                                                            std::shared_ptr<GenerationSink> sink,
                                                            class CallBasics& call);
@@ -65,6 +73,7 @@ class InferenceService final : public inference::v1::InferenceService::CallbackS
   const ServingState& state_;
   const ChatTemplate* const chat_template_;
   RequestIds request_ids_;
+  StreamLogs streams_;
 };
 
 }  // namespace paceline

@@ -87,6 +87,14 @@ std::string VllmText(const EngineStats& stats, const TrunkInfo& info) {
   families.Add(stats.waiting);
   families.Begin("vllm:kv_cache_usage_perc", "KV pages in use, 1 meaning all.", MetricType::Gauge);
   families.Add(stats.pages_total > 0 ? static_cast<double>(stats.pages_used) / stats.pages_total : 0.0);
+  families.Begin("vllm:num_preemptions_total", "Times a running request had to give its place back.",
+                 MetricType::Counter);
+  families.Add(Value(stats.scheduling.preemptions));
+  families.Begin("vllm:prefix_cache_queries_total", "Prompt tokens of requests that asked the prefix cache.",
+                 MetricType::Counter);
+  families.Add(Value(stats.scheduling.prefix_queries));
+  families.Begin("vllm:prefix_cache_hits_total", "Of them found.", MetricType::Counter);
+  families.Add(Value(stats.scheduling.prefix_hits));
   families.Begin("vllm:generation_tokens_total", "Tokens generated.", MetricType::Counter);
   families.Add(Value(stats.tokens));
   const SourceStats sum = Sum(stats.speculation);
@@ -116,6 +124,23 @@ std::string OwnText(const EngineStats& stats, const TrunkInfo& info) {
   families.Add(Value(stats.rows));
   families.Begin("paceline_generated_tokens_total", "Tokens generated.", MetricType::Counter);
   families.Add(Value(stats.tokens));
+  families.Begin("paceline_preemptions_total", "Times a running request had to give its place back.",
+                 MetricType::Counter);
+  families.Add(Value(stats.scheduling.preemptions));
+  families.Begin("paceline_prefix_cache_queries_total",
+                 "Prompt tokens of requests that asked the prefix cache.", MetricType::Counter);
+  families.Add(Value(stats.scheduling.prefix_queries));
+  families.Begin("paceline_prefix_cache_hits_total", "Of them found.", MetricType::Counter);
+  families.Add(Value(stats.scheduling.prefix_hits));
+  families.Begin("paceline_kv_pages", "KV pages of 256 positions, by what they are to the running requests.",
+                 MetricType::Gauge);
+  families.Add(stats.pages_used, {{"state", "held"}});
+  families.Add(stats.pages_total - stats.pages_used, {{"state", "free"}});
+  families.Begin("paceline_prefix_cache_pages", "KV pages with text to go on from.", MetricType::Gauge);
+  families.Add(stats.pages_cached);
+  families.Begin("paceline_prefix_cache_snapshots", "States stored at page borders.", MetricType::Gauge);
+  families.Add(stats.snapshots, {{"state", "used"}});
+  families.Add(stats.snapshots_total - stats.snapshots, {{"state", "free"}});
   families.Begin("paceline_decode_steps_total",
                  "Steps that brought a request tokens, its prompt's last among them.", MetricType::Counter);
   families.Add(Value(speculation.decode_steps));

@@ -39,18 +39,28 @@ struct StoppingOptions {
   std::vector<std::string> stop_strings = {};
   std::vector<TokenId> stop_token_ids = {};
   bool ignore_eos = false;
-  bool include_stop = false;                // the text keeps what stopped it
-  std::optional<Duration> time_limit = {};  // since submission
+  bool include_stop = false;                 // the text keeps what stopped it
+  std::optional<Duration> time_limit = {};   // since submission
+  std::optional<Duration> queue_limit = {};  // until it starts; absent: the server's
+};
+
+// Texts that were run before are gone on from; texts of other keys or salts are never met.
+struct CacheOptions {
+  std::string salt = {};
+  bool bypass = false;  // neither goes on from such a text nor leaves one
 };
 
 struct GenerateRequest {
   std::string request_id = {};  // for people and logs; empty: one is made
+  std::string key = {};         // the tenant; tenants have equal shares, and no text in common
+  int32_t priority = 0;         // higher first, and in the place of lower ones
   std::variant<std::string, std::vector<TokenId>> input =
       {};  // text (special tokens recognised, nothing added) or ids
   SamplingOptions sampling;
   StoppingOptions stopping;
   ConstraintSpec constraint;
   SpeculationOptions speculation;
+  CacheOptions cache;
   bool logprobs = false;     // of every generated token
   int32_t top = 0;           // candidates per generated token, with their log-probabilities
   bool hash_logits = false;  // fill GenerationEnd::logits_hash
@@ -83,6 +93,7 @@ struct GenerationStarted {
   std::string model;
   std::vector<TokenId> prompt;
   uint64_t seed = 0;
+  int64_t cached_tokens = 0;  // of the prompt, found in the prefix cache
   double queue_s = 0;
   Epoch epoch{0};
 };
@@ -100,6 +111,7 @@ struct GeneratedToken {
 struct Usage {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
+  int64_t cached_prompt_tokens = 0;
 };
 
 // Tokens, steps and drafts are different things and are counted apart: a request's tokens stand in Usage.

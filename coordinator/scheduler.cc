@@ -1,109 +1,162 @@
-// Continuous batching with chunked prefill.
+// One step: rows, pages, drafts, snapshots. Who starts and who stops: scheduler_start.cc.
 #include "coordinator/scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "base/error.h"
 
 namespace paceline {
 
 Scheduler::Scheduler(const TrunkInfo& info, SchedulerOptions options,
                      std::function<void(const std::string&)> warn)
-    : controller_(options.speculation, std::move(warn)) {
+    : fingerprint_(info.fingerprint),
+      controller_(options.speculation, std::move(warn)),
+      cache_(info.pages, info.snapshots) {
   CHECK_GE(info.slots, 1);
   CHECK_GE(info.pages, 1);
   CHECK_GE(options.prefill_chunk, 1);
   context_ = std::min<int64_t>(info.context, info.pages * kPagePositions);
-  pages_total_ = info.pages;
   prefill_chunk_ = options.prefill_chunk;
   const int32_t per_slot = info.drafters.empty() ? 1 : 1 + kMaxDraft;
   max_rows_ = options.max_rows > 0 ? options.max_rows : info.slots * per_slot + options.prefill_chunk;
   // Never more sequences than rows: then decode rows always fit, and a prompt always finds at least one row.
   max_sequences_ = std::min(info.slots, max_rows_);
   if (options.max_sequences > 0) max_sequences_ = std::min(max_sequences_, options.max_sequences);
-  max_waiting_ = options.max_waiting;
   for (int32_t slot = info.slots - 1; slot >= 0; --slot) free_slots_.push_back(slot);
-  for (int32_t page = info.pages - 1; page >= 0; --page) free_pages_.push_back(page);
 }
 
-absl::Status Scheduler::Admit(SequenceSpec spec) {
-  CHECK(!spec.prompt.empty());
-  CHECK_GE(spec.max_tokens, 1);
-  CHECK_LE(static_cast<int64_t>(spec.prompt.size()) + spec.max_tokens, context_);
-  if (waiting() >= max_waiting_) {
-    return Error(errors::kQueueFull, absl::StrCat(running(), " requests run and ", waiting(),
-                                                  " wait, as many as may; try again when some have ended"));
-  }
-  waiting_.push_back(std::move(spec));
-  return absl::OkStatus();
-}
-
-std::vector<SequenceId> Scheduler::Start() {
-  std::vector<SequenceId> started;
-  while (!waiting_.empty() && running() < max_sequences_) {
-    auto sequence = std::make_unique<Sequence>();
-    sequence->spec = std::move(waiting_.front());
-    const int64_t pages = std::max<int64_t>(1, PagesOf(sequence->positions_needed()));
-    if (pages > static_cast<int64_t>(free_pages_.size())) {
-      waiting_.front() = std::move(sequence->spec);
-      break;
+Sequence* Scheduler::Find(SequenceId id) const {
+  for (const auto* list : {&running_, &waiting_}) {
+    for (const Owned& sequence : *list) {
+      if (sequence->spec.id == id) return sequence.get();
     }
-    waiting_.pop_front();
-    sequence->tokens = sequence->spec.prompt;
-    sequence->slot = free_slots_.back();
-    free_slots_.pop_back();
-    sequence->pages.assign(free_pages_.end() - pages, free_pages_.end());
-    free_pages_.resize(free_pages_.size() - pages);
-    started.push_back(sequence->spec.id);
-    running_.push_back(std::move(sequence));
   }
-  return started;
+  return nullptr;
 }
 
-SequenceRows Scheduler::Rows(const Sequence& sequence, int64_t rows) const {
+std::vector<Sequence*> Scheduler::ByRank() const {
+  std::vector<Sequence*> ranked;
+  for (const Owned& sequence : running_) ranked.push_back(sequence.get());
+  std::sort(ranked.begin(), ranked.end(),
+            [](const Sequence* a, const Sequence* b) { return Outranks(*a, *b); });
+  return ranked;
+}
+
+SequenceRows Scheduler::Rows(Sequence& sequence) const {
   SequenceRows out;
   out.sequence = sequence.spec.id;
   out.slot = sequence.slot;
   out.pages = sequence.pages;
   out.first_position = sequence.computed;
   const auto first = sequence.tokens.begin() + sequence.computed;
-  out.tokens.assign(first, first + rows);
-  out.sampled_rows = rows == sequence.pending() ? 1 : 0;
-  out.prompt_tokens = static_cast<int64_t>(sequence.spec.prompt.size());
+  out.tokens.assign(first, first + sequence.rows);
+  out.sampled_rows = sequence.rows == sequence.pending() ? 1 : 0;
+  out.prompt_tokens = sequence.prompt_tokens;
   out.sampling = sequence.spec.sampling;
   out.top = sequence.spec.top;
   out.logprobs = sequence.spec.logprobs;
   out.hash_logits = sequence.spec.hash_logits;
   out.stops = sequence.spec.stops;
+  if (sequence.restore >= 0) {
+    out.restore = sequence.restore;
+    out.prefix.assign(sequence.tokens.begin(), first);
+  }
   return out;
 }
 
 StepPlan Scheduler::Plan(StepId step) {
   StepPlan plan;
   plan.step = step;
+  const std::vector<Sequence*> by_rank = ByRank();
   int64_t rows_left = max_rows_;
-  std::vector<Sequence*> decoding;  // [i] of plan.sequences[i]
-  for (const auto& sequence : running_) {
-    if (sequence->in_prompt()) continue;
-    CHECK_EQ(sequence->pending(), 1);
-    plan.sequences.push_back(Rows(*sequence, 1));
-    decoding.push_back(sequence.get());
-    --rows_left;
+  for (Sequence* sequence : by_rank) {
+    sequence->rows = sequence->prefilling() ? 0 : 1;
+    rows_left -= sequence->rows;
+    CHECK(sequence->prefilling() || sequence->pending() == 1);
   }
+  DealPrompts(by_rank, std::min<int64_t>(prefill_chunk_, rows_left));
+  // The first in rank takes what it needs, if need be from the last. Who gets no page stands still, and keeps
+  // what it has until somebody in front of it wants it.
+  for (Sequence* sequence : by_rank) {
+    if (sequence->slot < 0 || sequence->rows == 0) continue;
+    const int64_t covered = Grow(*sequence, sequence->computed + sequence->rows, /*preempt=*/true);
+    sequence->rows = std::clamp<int64_t>(covered - sequence->computed, 0, sequence->rows);
+  }
+  std::vector<Sequence*> planned;  // [i] of plan.sequences[i]
+  for (const Owned& sequence : running_) {
+    if (!sequence->prefilling() && sequence->rows > 0) planned.push_back(sequence.get());
+  }
+  const size_t decoding = planned.size();
   int64_t prompt_rows = 0;
-  int64_t prompt_left = std::min<int64_t>(prefill_chunk_, rows_left);
-  for (const auto& sequence : running_) {
-    if (prompt_left == 0) break;
-    if (!sequence->in_prompt()) continue;
-    const int64_t rows = std::min(prompt_left, sequence->pending());
-    plan.sequences.push_back(Rows(*sequence, rows));
-    prompt_left -= rows;
-    prompt_rows += rows;
+  for (const Owned& sequence : running_) {
+    if (!sequence->prefilling() || sequence->rows == 0) continue;
+    planned.push_back(sequence.get());
+    prompt_rows += sequence->rows;
   }
-  PlanDrafts(decoding, prompt_rows, &plan);
+  for (Sequence* sequence : planned) plan.sequences.push_back(Rows(*sequence));
+  PlanDrafts({planned.begin(), planned.begin() + static_cast<int64_t>(decoding)}, prompt_rows, &plan);
+  PlanSnapshots(planned, &plan);
+  plan.suspended = std::exchange(suspended_, {});
+  CHECK(!plan.sequences.empty() || running_.empty());
   return plan;
+}
+
+// Of equal priority the first in rank may have half of the rows; the rest goes to whoever needs least, so
+// that a long prompt neither holds up short ones nor waits for them.
+void Scheduler::DealPrompts(const std::vector<Sequence*>& by_rank, int64_t rows_left) {
+  std::vector<Sequence*> prompts;
+  for (Sequence* sequence : by_rank) {
+    if (sequence->prefilling()) prompts.push_back(sequence);
+  }
+  const auto give = [&](Sequence* sequence, int64_t limit) {
+    const int64_t more = std::min({limit, rows_left, sequence->pending() - sequence->rows});
+    const int64_t rows = CutAtBorder(*sequence, sequence->rows + more);
+    rows_left -= rows - sequence->rows;
+    sequence->rows = rows;
+  };
+  for (auto first = prompts.begin(); first != prompts.end();) {
+    const auto end = std::find_if(
+        first, prompts.end(), [&](const Sequence* s) { return s->spec.priority != (*first)->spec.priority; });
+    Sequence* const oldest = *first;
+    give(oldest, end - first > 1 ? (rows_left + 1) / 2 : rows_left);
+    std::stable_sort(first + 1, end,
+                     [](const Sequence* a, const Sequence* b) { return a->pending() < b->pending(); });
+    for (auto other = first + 1; other != end; ++other) give(*other, rows_left);
+    give(oldest, rows_left);
+    first = end;
+  }
+}
+
+// Rows that lead over a page border stop at it, the last one they reach, so that the state there can be
+// stored; unless it is.
+int64_t Scheduler::CutAtBorder(Sequence& sequence, int64_t rows) const {
+  if (!cache_.on() || !sequence.spec.sharing.prefix_cache || rows == 0) return rows;
+  const int64_t pages = (sequence.computed + rows) / kPagePositions;
+  const int64_t border = pages * kPagePositions;
+  if (border <= sequence.computed || border == sequence.computed + rows) return rows;
+  ExtendDigests(sequence, static_cast<size_t>(pages));
+  const int32_t page = cache_.Find(sequence.digests[static_cast<size_t>(pages) - 1]);
+  return page >= 0 && cache_.has_snapshot(page) ? rows : border - sequence.computed;
+}
+
+// Takes pages until they hold `positions`, if need be from sequences of lower rank where `preempt` allows it;
+// returns the positions they hold then.
+int64_t Scheduler::Grow(Sequence& sequence, int64_t positions, bool preempt) {
+  while (static_cast<int64_t>(sequence.pages.size()) < PagesOf(positions)) {
+    if (cache_.available() == 0) {
+      if (!preempt) break;
+      Sequence* last = &sequence;
+      for (const Owned& other : running_) {
+        if (Outranks(*last, *other)) last = other.get();
+      }
+      if (last == &sequence) break;
+      Preempt(*last);
+      continue;
+    }
+    sequence.pages.push_back(cache_.Take());
+  }
+  return static_cast<int64_t>(sequence.pages.size()) * kPagePositions;
 }
 
 void Scheduler::PlanDrafts(const std::vector<Sequence*>& decoding, int64_t prompt_rows, StepPlan* plan) {
@@ -115,8 +168,37 @@ void Scheduler::PlanDrafts(const std::vector<Sequence*>& decoding, int64_t promp
       controller_.Decide(candidates, {.rows = max_rows_ - prompt_rows, .prefill_rows = prompt_rows});
   for (size_t i = 0; i < decisions.size(); ++i) {
     if (decisions[i].depth == 0) continue;
-    plan->sequences[i].drafter = decisions[i].source;
-    plan->sequences[i].draft_depth = decisions[i].depth;
+    // Nobody gives up a page for a draft.
+    const int64_t first = decoding[i]->computed + 1;
+    const int64_t covered = Grow(*decoding[i], first + decisions[i].depth, /*preempt=*/false);
+    const auto depth = static_cast<int32_t>(std::min<int64_t>(decisions[i].depth, covered - first));
+    SequenceRows& rows = plan->sequences[i];
+    rows.pages = decoding[i]->pages;
+    if (depth == 0) continue;
+    rows.drafter = decisions[i].source;
+    rows.draft_depth = depth;
+  }
+}
+
+void Scheduler::PlanSnapshots(const std::vector<Sequence*>& planned, StepPlan* plan) {
+  if (!cache_.on()) return;
+  for (size_t i = 0; i < planned.size(); ++i) {
+    Sequence& sequence = *planned[i];
+    SequenceRows& rows = plan->sequences[i];
+    if (!sequence.spec.sharing.prefix_cache) continue;
+    const int64_t end = rows.first_position + static_cast<int64_t>(rows.tokens.size());
+    const int64_t border = (end + rows.draft_depth) / kPagePositions * kPagePositions;
+    const bool ends_there = rows.draft_depth > 0 || rows.tokens.size() == 1 || border == end;
+    if (border <= rows.first_position || !ends_there) continue;
+    if (border == end) {  // else the text up to there is not known yet
+      const auto pages = static_cast<size_t>(border / kPagePositions);
+      ExtendDigests(sequence, pages);
+      const int32_t page = cache_.Find(sequence.digests[pages - 1]);
+      if (page >= 0 && cache_.has_snapshot(page)) continue;
+    }
+    sequence.keep = cache_.TakeSnapshot(std::span(sequence.pages).first(sequence.published));
+    rows.keep = sequence.keep;
+    rows.keep_position = border;
   }
 }
 
@@ -129,7 +211,9 @@ void Scheduler::ObserveDrafts(const StepPlan& plan, const StepResult& result) {
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const SequenceRows& planned = plan.sequences[i];
     const SequenceResult& got = result.sequences[i];
-    if (planned.first_position < planned.prompt_tokens) {
+    const Sequence* sequence = Find(planned.sequence);
+    CHECK(sequence != nullptr);
+    if (sequence->prefilling()) {
       observation.prefill_rows += static_cast<int64_t>(planned.tokens.size());
       continue;
     }
@@ -153,10 +237,8 @@ std::vector<StepOutcome> Scheduler::Apply(const StepPlan& plan, StepResult resul
     const SequenceRows& planned = plan.sequences[i];
     SequenceResult& got = result.sequences[i];
     CHECK_EQ(planned.sequence, got.sequence);
-    const auto found = std::find_if(running_.begin(), running_.end(),
-                                    [&](const auto& s) { return s->spec.id == planned.sequence; });
-    CHECK(found != running_.end());
-    Sequence& sequence = **found;
+    Sequence& sequence = *Find(planned.sequence);
+    CHECK_GE(sequence.slot, 0);
     StepOutcome outcome;
     outcome.id = planned.sequence;
     outcome.status = std::move(got.status);
@@ -166,9 +248,12 @@ std::vector<StepOutcome> Scheduler::Apply(const StepPlan& plan, StepResult resul
       const auto drawn = static_cast<int64_t>(got.rows.size());
       CHECK(drawn >= planned.sampled_rows && drawn <= planned.sampled_rows + got.drafted);
       // The rows fed, and of the drafts those that were right: their rows count as fed.
-      sequence.computed += static_cast<int64_t>(planned.tokens.size()) + drawn - planned.sampled_rows;
+      const int64_t run = static_cast<int64_t>(planned.tokens.size()) + drawn - planned.sampled_rows;
+      sequence.computed += run;
+      shares_.Serve(sequence.spec.key, run, drawn);
       for (const RowResult& row : got.rows) sequence.tokens.push_back(row.token);
       sequence.offers = std::move(got.offers);
+      Publish(sequence, planned, got.kept);
       outcome.rows = std::move(got.rows);
       outcome.drafted = got.drafted;
       outcome.source = got.drafted > 0 ? planned.drafter : DraftSource::kNone;
@@ -178,27 +263,29 @@ std::vector<StepOutcome> Scheduler::Apply(const StepPlan& plan, StepResult resul
   return outcomes;
 }
 
-bool Scheduler::Remove(SequenceId id) {
-  controller_.Forget(id);
-  const auto running =
-      std::find_if(running_.begin(), running_.end(), [&](const auto& s) { return s->spec.id == id; });
-  if (running != running_.end()) {
-    free_slots_.push_back((*running)->slot);
-    free_pages_.insert(free_pages_.end(), (*running)->pages.begin(), (*running)->pages.end());
-    running_.erase(running);
-    return true;
+// What has been run is there for others from now on: pages that are full, and the state at a border. A
+// sequence that failed leaves nothing of its step.
+void Scheduler::Publish(Sequence& sequence, const SequenceRows& planned, bool kept) {
+  if (sequence.restore >= 0) {
+    cache_.Unpin(sequence.restore);
+    sequence.restore = -1;
   }
-  const auto waiting =
-      std::find_if(waiting_.begin(), waiting_.end(), [&](const auto& s) { return s.id == id; });
-  if (waiting == waiting_.end()) return false;
-  waiting_.erase(waiting);
-  return true;
-}
-
-std::vector<SequenceId> Scheduler::Waiting() const {
-  std::vector<SequenceId> ids;
-  for (const SequenceSpec& spec : waiting_) ids.push_back(spec.id);
-  return ids;
+  if (!cache_.on() || !sequence.spec.sharing.prefix_cache) return;
+  const auto full = static_cast<size_t>(sequence.computed / kPagePositions);
+  ExtendDigests(sequence, full);
+  for (; sequence.published < full; ++sequence.published) {
+    int32_t& page = sequence.pages[sequence.published];
+    page = cache_.Publish(sequence.digests[sequence.published], page);
+  }
+  if (sequence.keep < 0) return;
+  if (kept) {
+    const auto pages = static_cast<size_t>(planned.keep_position / kPagePositions);
+    const bool anchor = sequence.prompt_tokens / kPagePositions == static_cast<int64_t>(pages);
+    cache_.Attach(sequence.keep, std::span(sequence.pages).first(pages), anchor);
+  } else {
+    cache_.ReturnSnapshot(sequence.keep);
+  }
+  sequence.keep = -1;
 }
 
 }  // namespace paceline

@@ -20,6 +20,8 @@ namespace pb = inference::v1;
 constexpr size_t kMaxRequestId = 128;
 // Longer limits than this mean none, and would overflow nanoseconds.
 constexpr int64_t kMaxLimitSeconds = 1'000'000'000;
+// A generation that nobody reads still takes a place.
+constexpr Duration kMaxResumeWindow = std::chrono::minutes(10);
 
 absl::Status NotYet(std::string_view field) {
   const absl::string_view name(field.data(), field.size());
@@ -32,7 +34,6 @@ absl::Status NotYet(std::string_view field) {
 // Fields that later work owns. Values that change nothing are accepted, since clients send them unasked.
 absl::Status CheckUnsupported(const pb::GenerateRequest& wire) {
   const pb::SamplingParams& sampling = wire.sampling();
-  if (wire.priority() != 0) return NotYet("priority");
   if (sampling.has_num_sequences() && sampling.num_sequences() == 0) {
     return FieldError("sampling.num_sequences", "expected at least 1, got 0");
   }
@@ -225,6 +226,18 @@ SpeculationStats StatsFromWire(const pb::SpeculationStats& wire) {
   return stats;
 }
 
+absl::StatusOr<Duration> LimitFromWire(const google::protobuf::Duration& wire, std::string_view field) {
+  if (wire.seconds() < 0 || wire.nanos() < 0) return FieldError(field, "expected a duration above zero");
+  return std::chrono::seconds(std::min(wire.seconds(), kMaxLimitSeconds)) +
+         std::chrono::nanoseconds(wire.nanos());
+}
+
+void LimitToWire(Duration limit, google::protobuf::Duration* wire) {
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(limit);
+  wire->set_seconds(seconds.count());
+  wire->set_nanos(static_cast<int32_t>((limit - seconds).count()));
+}
+
 absl::StatusOr<StoppingOptions> StoppingFromWire(const pb::StoppingParams& wire) {
   StoppingOptions stopping;
   if (wire.has_max_tokens()) stopping.max_tokens = wire.max_tokens();
@@ -234,12 +247,10 @@ absl::StatusOr<StoppingOptions> StoppingFromWire(const pb::StoppingParams& wire)
   stopping.ignore_eos = wire.ignore_eos();
   stopping.include_stop = wire.include_stop();
   if (wire.has_time_limit()) {
-    const int64_t seconds = wire.time_limit().seconds();
-    if (seconds < 0 || wire.time_limit().nanos() < 0) {
-      return FieldError("stopping.time_limit", "expected a duration above zero");
-    }
-    stopping.time_limit = std::chrono::seconds(std::min(seconds, kMaxLimitSeconds)) +
-                          std::chrono::nanoseconds(wire.time_limit().nanos());
+    ASSIGN_OR_RETURN(stopping.time_limit, LimitFromWire(wire.time_limit(), "stopping.time_limit"));
+  }
+  if (wire.has_queue_limit()) {
+    ASSIGN_OR_RETURN(stopping.queue_limit, LimitFromWire(wire.queue_limit(), "stopping.queue_limit"));
   }
   return stopping;
 }
@@ -283,6 +294,9 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire,
                                                  wire.request_id().size()));
   }
   request.request_id = wire.request_id();
+  request.priority = wire.priority();
+  request.cache.salt = wire.cache().cache_salt();
+  request.cache.bypass = wire.cache().bypass_prefix_cache();
   switch (wire.input_case()) {
     case pb::GenerateRequest::kText:
       request.input = wire.text();
@@ -309,6 +323,11 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire,
       std::min<uint32_t>(response.output_logprobs(), std::numeric_limits<int32_t>::max()));
   out.shape.text = !response.has_return_text() || response.return_text();
   out.shape.bytes = response.return_bytes();
+  if (response.has_resume_window()) {
+    ASSIGN_OR_RETURN(const Duration window,
+                     LimitFromWire(response.resume_window(), "response.resume_window"));
+    out.shape.resume_window = std::min<Duration>(window, kMaxResumeWindow);
+  }
   if (response.has_stream_interval_tokens()) {
     if (response.stream_interval_tokens() == 0) {
       return FieldError("response.stream_interval_tokens", "expected at least 1, got 0");
@@ -321,6 +340,9 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire,
 
 void RequestToWire(const GenerateRequest& request, pb::GenerateRequest* wire) {
   wire->set_request_id(request.request_id);
+  if (request.priority != 0) wire->set_priority(request.priority);
+  if (!request.cache.salt.empty()) wire->mutable_cache()->set_cache_salt(request.cache.salt);
+  if (request.cache.bypass) wire->mutable_cache()->set_bypass_prefix_cache(true);
   if (const std::string* text = std::get_if<std::string>(&request.input)) {
     wire->set_text(*text);
   } else {
@@ -357,12 +379,9 @@ void RequestToWire(const GenerateRequest& request, pb::GenerateRequest* wire) {
     stopping->add_stop_token_ids(static_cast<uint32_t>(id));
   if (request.stopping.ignore_eos) stopping->set_ignore_eos(true);
   if (request.stopping.include_stop) stopping->set_include_stop(true);
-  if (request.stopping.time_limit) {
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(*request.stopping.time_limit);
-    stopping->mutable_time_limit()->set_seconds(seconds.count());
-    stopping->mutable_time_limit()->set_nanos(
-        static_cast<int32_t>((*request.stopping.time_limit - seconds).count()));
-  }
+  if (request.stopping.time_limit) LimitToWire(*request.stopping.time_limit, stopping->mutable_time_limit());
+  if (request.stopping.queue_limit)
+    LimitToWire(*request.stopping.queue_limit, stopping->mutable_queue_limit());
   if (request.logprobs || request.top > 0) {
     wire->mutable_response()->set_output_logprobs(static_cast<uint32_t>(request.top));
   }
@@ -397,6 +416,7 @@ GeneratedToken TokenFromWire(const pb::Token& wire) {
 void StartedToWire(const GenerationStarted& started, pb::Started* wire) {
   wire->set_model(started.model);
   wire->set_prompt_tokens(static_cast<uint32_t>(started.prompt.size()));
+  wire->set_cached_tokens(static_cast<uint32_t>(started.cached_tokens));
   wire->set_queue_seconds(started.queue_s);
   wire->set_epoch(started.epoch.value());
 }
@@ -430,6 +450,7 @@ void CompletedToWire(const GenerationEnd& end, pb::Completed* wire) {
   usage->set_prompt_tokens(static_cast<uint32_t>(end.usage.prompt_tokens));
   usage->set_completion_tokens(static_cast<uint32_t>(end.usage.completion_tokens));
   usage->set_total_tokens(static_cast<uint32_t>(end.usage.prompt_tokens + end.usage.completion_tokens));
+  usage->set_cached_prompt_tokens(static_cast<uint32_t>(end.usage.cached_prompt_tokens));
   usage->set_accepted_draft_tokens(static_cast<uint32_t>(end.speculation.accepted));
   usage->set_rejected_draft_tokens(static_cast<uint32_t>(end.speculation.drafted - end.speculation.accepted));
   StatsToWire(end.speculation, wire->mutable_speculation());
@@ -448,6 +469,7 @@ void CompletedToWire(const GenerationEnd& end, pb::Completed* wire) {
 void CompletedFromWire(const pb::Completed& wire, GenerationEnd* end) {
   end->usage.prompt_tokens = wire.usage().prompt_tokens();
   end->usage.completion_tokens = wire.usage().completion_tokens();
+  end->usage.cached_prompt_tokens = wire.usage().cached_prompt_tokens();
   end->speculation = StatsFromWire(wire.speculation());
   end->timings.queue_s = wire.timings().queue_seconds();
   end->timings.prefill_s = wire.timings().prefill_seconds();

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "base/clock.h"
 #include "coordinator/request.h"
 
 namespace paceline::inference::v1 {
@@ -22,7 +23,8 @@ class ChatTemplate;
 struct ResponseShape {
   bool text = true;
   bool bytes = false;
-  int32_t interval_tokens = 1;  // tokens per stream message
+  int32_t interval_tokens = 1;                // tokens per stream message
+  Duration resume_window = Duration::zero();  // a stream without a reader goes on so long
 };
 
 struct WireRequest {

@@ -20,12 +20,30 @@ KvLayer::KvLayer(const kernels::AttentionShape& shape, kernels::KvDtype dtype, i
   v_ = LazyMemory(bytes);
 }
 
-Caches::Caches(const ModelConfig& config, kernels::KvDtype dtype, int32_t slots, int32_t pages)
-    : gdn_(GdnShapeOf(config), GdnLayers(config), slots) {
+Caches::Caches(const ModelConfig& config, kernels::KvDtype dtype, int32_t slots, int32_t pages,
+               int32_t snapshots)
+    : gdn_(GdnShapeOf(config), GdnLayers(config), slots, snapshots) {
   for (const LayerConfig& layer : config.layers) {
     const bool gdn = layer.mixer == Mixer::kGatedDeltaNet;
     kv_.push_back(gdn ? KvLayer() : KvLayer(AttentionShapeOf(config), dtype, pages));
   }
+}
+
+int64_t KvPageBytes(const ModelConfig& config, kernels::KvDtype dtype) {
+  int64_t layers = 0;
+  for (const bool gdn : GdnLayers(config)) layers += gdn ? 0 : 1;
+  return 2 * layers * config.kv_heads * config.head_dim * kernels::kAttentionBlock *
+         kernels::KvDtypeBytes(dtype);
+}
+
+int64_t SnapshotBytes(const ModelConfig& config) {
+  const kernels::GdnShape shape = GdnShapeOf(config);
+  const int64_t layer =
+      int64_t{shape.value_heads} * shape.key_dim * shape.value_dim + (shape.conv_taps - 1) * shape.channels();
+  int64_t layers = 0;
+  for (const bool gdn : GdnLayers(config)) layers += gdn ? 1 : 0;
+  // What a drafter keeps beside it: one hidden state.
+  return (layers * layer + config.hidden) * static_cast<int64_t>(sizeof(float));
 }
 
 kernels::AttentionShape AttentionShapeOf(const ModelConfig& config) {

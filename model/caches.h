@@ -31,7 +31,8 @@ class KvLayer {
 // before it is read, since rows follow on (StateRegistry CHECKs that).
 class Caches {
  public:
-  Caches(const ModelConfig& config, kernels::KvDtype dtype, int32_t slots, int32_t pages);
+  Caches(const ModelConfig& config, kernels::KvDtype dtype, int32_t slots, int32_t pages,
+         int32_t snapshots = 0);
   const KvLayer& kv(size_t layer) const { return kv_[layer]; }
   const GdnLayer& gdn(size_t layer) const { return gdn_.layer(layer); }
   GdnCache& gdn_state() { return gdn_; }
@@ -40,6 +41,10 @@ class Caches {
   std::vector<KvLayer> kv_;  // [layers], empty where the mixer is another
   GdnCache gdn_;
 };
+
+// Bytes of one KV page in all layers, the MTP layer's aside, and of one snapshot.
+int64_t KvPageBytes(const ModelConfig& config, kernels::KvDtype dtype);
+int64_t SnapshotBytes(const ModelConfig& config);
 
 kernels::AttentionShape AttentionShapeOf(const ModelConfig& config);
 kernels::GdnShape GdnShapeOf(const ModelConfig& config);

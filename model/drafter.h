@@ -4,7 +4,8 @@
 // else.
 //
 // Order of calls for a sequence: Commit for every run of rows that became text (prompt chunks and verified
-// rows alike), Draft any number of times, Close. The interface fits a block-diffusion drafter (DFlash) as
+// rows alike), Draft any number of times, Close. Instead of rows at position 0 the first call may be Restore.
+// The interface fits a block-diffusion drafter (DFlash) as
 // well: docs/ARCHITECTURE.md, Drafting, has the sketch.
 #pragma once
 
@@ -86,6 +87,14 @@ class Drafter {
                              std::span<DraftResult> drafts) = 0;
   // What could be drafted once `last_token` has been drawn; depth 0 when nothing.
   virtual DraftOffer Offer(SequenceId sequence, TokenId last_token) const = 0;
+  // The text has passed a page border: whoever starts from snapshot `snapshot` goes on behind it. `hidden`
+  // [hidden]: at the drafter's tap, of the position in front of the border. What the drafter has of earlier
+  // positions goes to the pages, which others may read from now on.
+  virtual void Keep(const DraftContext& /*context*/, SequenceId /*sequence*/, int32_t /*snapshot*/,
+                    const float* /*hidden*/, std::span<const int32_t> /*pages*/) {}
+  // A fresh sequence that goes on behind `tokens`, where Keep was called.
+  virtual void Restore(const DraftContext& /*context*/, SequenceId /*sequence*/, int32_t /*snapshot*/,
+                       std::span<const TokenId> /*tokens*/) {}
   virtual void Close(SequenceId sequence) = 0;
   virtual int64_t bytes_per_draft() const = 0;  // weights read for one drafted token, for the byte meter
 };

@@ -100,6 +100,27 @@ void MtpDrafter::StoreKnown(const DraftContext& context, Sequence& s, std::span<
   s.stored += known;
 }
 
+void MtpDrafter::Keep(const DraftContext& context, SequenceId sequence, int32_t snapshot, const float* hidden,
+                      std::span<const int32_t> pages) {
+  const auto found = sequences_.find(sequence);
+  if (found == sequences_.end()) {
+    snapshots_.erase(snapshot);
+    return;
+  }
+  StoreKnown(context, found->second, pages);
+  snapshots_[snapshot].assign(hidden, hidden + width_);
+}
+
+void MtpDrafter::Restore(const DraftContext& /*context*/, SequenceId sequence, int32_t snapshot,
+                         std::span<const TokenId> tokens) {
+  const auto kept = snapshots_.find(snapshot);
+  if (kept == snapshots_.end()) return Close(sequence);
+  Sequence fresh;
+  fresh.stored = static_cast<int64_t>(tokens.size()) - 1;
+  fresh.hidden = kept->second;
+  sequences_[sequence] = std::move(fresh);
+}
+
 absl::Status MtpDrafter::Draft(const DraftContext& context, std::span<const DraftRequest> requests,
                                std::span<DraftResult> drafts) {
   CHECK_EQ(requests.size(), drafts.size());

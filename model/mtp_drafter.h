@@ -57,6 +57,12 @@ class MtpDrafter final : public Drafter {
   absl::Status Draft(const DraftContext& context, std::span<const DraftRequest> requests,
                      std::span<DraftResult> drafts) override;
   DraftOffer Offer(SequenceId sequence, TokenId last_token) const override;
+  // A page's last slot depends on the token behind the page, so each text that goes on from a shared page
+  // writes it again: the last one wins, which costs the others a little acceptance in one slot of 256.
+  void Keep(const DraftContext& context, SequenceId sequence, int32_t snapshot, const float* hidden,
+            std::span<const int32_t> pages) override;
+  void Restore(const DraftContext& context, SequenceId sequence, int32_t snapshot,
+               std::span<const TokenId> tokens) override;
   void Close(SequenceId sequence) override { sequences_.erase(sequence); }
   int64_t bytes_per_draft() const override { return layer_->bytes_per_row() + head_->bytes(); }
 
@@ -106,6 +112,7 @@ class MtpDrafter final : public Drafter {
   std::unique_ptr<DraftHead> head_;
   KvLayer kv_;
   std::unordered_map<SequenceId, Sequence> sequences_;
+  std::unordered_map<int32_t, std::vector<float>> snapshots_;  // [hidden] by snapshot
 
   // Of the call at hand.
   Batch batch_;

@@ -12,8 +12,8 @@ const StateRegistry::Cursor& StateRegistry::At(SequenceId sequence) const {
   return cursor->second;
 }
 
-void StateRegistry::Open(SequenceId sequence, int32_t slot) {
-  cursors_[sequence] = {.slot = slot};
+void StateRegistry::OpenAt(SequenceId sequence, int32_t slot, int64_t position) {
+  cursors_[sequence] = {.slot = slot, .committed = position, .extended = position};
   for (StateKind* kind : kinds_) kind->Open(sequence, slot);
 }
 

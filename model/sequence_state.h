@@ -38,7 +38,9 @@ class StateRegistry {
   // `kind` outlives the registry.
   void Add(StateKind* kind) { kinds_.push_back(kind); }
 
-  void Open(SequenceId sequence, int32_t slot);
+  void Open(SequenceId sequence, int32_t slot) { OpenAt(sequence, slot, 0); }
+  // As Open, behind `position`; the caller brings every kind's state there before rows run.
+  void OpenAt(SequenceId sequence, int32_t slot, int64_t position);
   // `first` is where the sequence's last commit ended (CHECKed), and its last extension was committed.
   void Extend(SequenceId sequence, int64_t first, int32_t rows, bool speculative);
   // CHECKs that `position` is the end of the rows when they were not speculative.

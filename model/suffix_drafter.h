@@ -30,6 +30,10 @@ class SuffixDrafter final : public Drafter {
   absl::Status Draft(const DraftContext& context, std::span<const DraftRequest> requests,
                      std::span<DraftResult> drafts) override;
   DraftOffer Offer(SequenceId sequence, TokenId last_token) const override;
+  void Restore(const DraftContext& context, SequenceId sequence, int32_t /*snapshot*/,
+               std::span<const TokenId> tokens) override {
+    Commit(context, {.sequence = sequence, .tokens = tokens, .pages = {}});
+  }
   void Close(SequenceId sequence) override { sequences_.erase(sequence); }
   int64_t bytes_per_draft() const override { return 0; }
 

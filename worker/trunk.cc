@@ -29,7 +29,7 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LocalTrunk::Load(const Checkpoint& c
   const RowRange head_rows = placement.head_rows().empty() ? RowRange{} : placement.head_rows()[0];
   ASSIGN_OR_RETURN(trunk->head_, LmHead::Add(loader, head_format, head_rows, trunk->table_));
   RETURN_IF_ERROR(trunk->LoadWith(loader));
-  trunk->caches_ = std::make_unique<Caches>(config, o.kv_dtype, o.slots, o.pages);
+  trunk->caches_ = std::make_unique<Caches>(config, o.kv_dtype, o.slots, o.pages, o.snapshots);
   trunk->states_.Add(&trunk->caches_->gdn_state());
   trunk->states_.Add(&trunk->samplers_);
   if (peers != nullptr) {
@@ -48,6 +48,7 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LocalTrunk::Load(const Checkpoint& c
   info.context = config.context;
   info.slots = o.slots;
   info.pages = o.pages;
+  info.snapshots = o.snapshots;
   info.has_mtp = config.mtp_layers > 0 && checkpoint.missing_mtp().empty();
   for (int64_t id = 0; id < config.vocab && !o.has_token.empty(); ++id) {
     const size_t at = static_cast<size_t>(id);
@@ -117,9 +118,13 @@ void LocalTrunk::RefreshPeers() {
   exchange_->SetPeers(snapshot.epoch, std::move(snapshot.peers));
 }
 
-void LocalTrunk::Release(SequenceId sequence) {
+void LocalTrunk::Suspend(SequenceId sequence) {
   for (const auto& drafter : drafters_) drafter->Close(sequence);
   states_.Close(sequence);
+}
+
+void LocalTrunk::Release(SequenceId sequence) {
+  Suspend(sequence);
   hashes_.erase(sequence);
   kept_.erase(sequence);
 }

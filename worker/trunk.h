@@ -48,9 +48,10 @@ struct TrunkOptions {
   kernels::ActivationContract contract = kernels::ActivationContract::kInt16;
   kernels::KvDtype kv_dtype = kernels::KvDtype::kBF16;
   HeadFormat lm_head = HeadFormat::kAuto;
-  int32_t slots = 16;    // sequences at once
-  int32_t pages = 64;    // KV pages in all
-  uint32_t head_id = 0;  // names this head in every frame
+  int32_t slots = 16;     // sequences at once
+  int32_t pages = 64;     // KV pages in all
+  int32_t snapshots = 0;  // states at page borders that can be stored
+  uint32_t head_id = 0;   // names this head in every frame
   Duration exchange_timeout = std::chrono::seconds(30);
   std::vector<bool> has_token;  // [<= vocab] ids that may be drawn; empty: all
   std::string fingerprint;
@@ -118,7 +119,9 @@ class LocalTrunk final : public Trunk {
   // Adds the drafters' jobs and runs the load.
   absl::Status LoadWith(Loader& loader);
   void RefreshPeers();
+  void Suspend(SequenceId sequence);
   void Admit(const StepPlan& plan);
+  void Restore(const SequenceRows& rows);
   int64_t MakeDrafts(const StepPlan& plan, Step& step);
   void Assemble(const StepPlan& plan, Step& step);
   void Extend(const StepPlan& plan, const Step& step);
@@ -129,7 +132,9 @@ class LocalTrunk final : public Trunk {
   absl::Status ReadRow(const StepContext& context, const SequenceRows& rows, int32_t row,
                        Verification& verification, float* logits, SequenceResult& result);
   void Commit(const StepPlan& plan, const Step& step, StepResult& result);
+  void KeepStates(const StepPlan& plan, StepResult& result);
   void InformDrafters(const StepPlan& plan, const Step& step, StepResult& result);
+  const float* Tapped(const Drafter& drafter, const Step& step, int64_t row) const;
   static absl::Status CheckRowErrors(const Step& step, int32_t first, int32_t end);
 
   const TrunkOptions options_;

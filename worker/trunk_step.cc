@@ -42,6 +42,7 @@ void CutDraft(const SequenceRows& s, ConstraintMatcher* matcher, DraftResult& dr
 }  // namespace
 
 absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
+  for (const SequenceId sequence : plan.suspended) Suspend(sequence);
   RefreshPeers();
   RETURN_IF_ERROR(degraded_);
   workspace_.Reset();
@@ -64,6 +65,7 @@ absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
     return ran;
   }
   Commit(plan, step, result);
+  KeepStates(plan, result);
   const TimePoint committed = Clock::Real().Now();
   InformDrafters(plan, step, result);
   const TimePoint end = Clock::Real().Now();
@@ -82,12 +84,26 @@ void LocalTrunk::Admit(const StepPlan& plan) {
     if (s.first_position == 0) {
       states_.Open(s.sequence, s.slot);
       samplers_.at(s.sequence).Reset(s.prompt_tokens, s.sampling.constraint);
+    } else if (s.restore >= 0) {
+      Restore(s);
     }
     CHECK_EQ(states_.slot(s.sequence), s.slot);
     SamplerState& sampler = samplers_.at(s.sequence);
     sampler.Truncate(s.first_position);
     sampler.Append(s.tokens);
   }
+}
+
+void LocalTrunk::Restore(const SequenceRows& rows) {
+  CHECK_EQ(static_cast<int64_t>(rows.prefix.size()), rows.first_position);
+  CHECK_EQ(rows.first_position % kPagePositions, 0);
+  states_.OpenAt(rows.sequence, rows.slot, rows.first_position);
+  caches_->gdn_state().Restore(rows.sequence, rows.first_position, rows.restore, pool_);
+  SamplerState& sampler = samplers_.at(rows.sequence);
+  sampler.Reset(rows.prompt_tokens, rows.sampling.constraint);
+  sampler.Append(rows.prefix);
+  const DraftContext context{table_, pool_, workspace_};
+  for (const auto& drafter : drafters_) drafter->Restore(context, rows.sequence, rows.restore, rows.prefix);
 }
 
 // Returns the weights read for them, in bytes.
@@ -301,10 +317,28 @@ void LocalTrunk::Commit(const StepPlan& plan, const Step& step, StepResult& resu
   }
 }
 
+// States at page borders that the text has passed. After InformDrafters the snapshots are whole.
+void LocalTrunk::KeepStates(const StepPlan& plan, StepResult& result) {
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const SequenceRows& s = plan.sequences[i];
+    SequenceResult& out = result.sequences[i];
+    if (s.keep < 0 || !out.status.ok() || states_.committed(s.sequence) < s.keep_position) continue;
+    CHECK_EQ(s.keep_position % kPagePositions, 0);
+    CHECK_GT(s.keep_position, s.first_position);
+    caches_->gdn_state().Keep(s.sequence, s.keep_position, s.keep, pool_);
+    out.kept = true;
+  }
+}
+
+// Of a row of the step, where `drafter` wants it; null where it wants none.
+const float* LocalTrunk::Tapped(const Drafter& drafter, const Step& step, int64_t row) const {
+  if (drafter.tap() == HiddenTap::kNone) return nullptr;
+  return (drafter.tap() == HiddenTap::kPostNorm ? step.hidden : step.residual) + row * config_.hidden;
+}
+
 // Drafters learn what became text, and say what they could do next.
 void LocalTrunk::InformDrafters(const StepPlan& plan, const Step& step, StepResult& result) {
   StageLap lap(meter_);
-  const int64_t width = config_.hidden;
   const DraftContext context{table_, pool_, workspace_};
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const SequenceRows& s = plan.sequences[i];
@@ -314,11 +348,13 @@ void LocalTrunk::InformDrafters(const StepPlan& plan, const Step& step, StepResu
     const size_t begin = static_cast<size_t>(step.first_row[i]);
     const size_t rows = out.drafted > 0 ? out.rows.size() : s.tokens.size();
     for (const auto& drafter : drafters_) {
-      const float* tapped = nullptr;  // [rows, hidden]
-      if (drafter->tap() == HiddenTap::kPostNorm) tapped = step.hidden + static_cast<int64_t>(begin) * width;
-      if (drafter->tap() == HiddenTap::kPreNorm) tapped = step.residual + static_cast<int64_t>(begin) * width;
+      const float* tapped = Tapped(*drafter, step, static_cast<int64_t>(begin));  // [rows, hidden]
       drafter->Commit(context, {s.sequence, s.first_position, std::span(step.tokens).subspan(begin, rows),
                                 tapped, s.pages});
+      if (out.kept) {
+        const int64_t last = static_cast<int64_t>(begin) + s.keep_position - s.first_position - 1;
+        drafter->Keep(context, s.sequence, s.keep, Tapped(*drafter, step, last), s.pages);
+      }
       if (!out.rows.empty()) out.offers.push_back(drafter->Offer(s.sequence, out.rows.back().token));
     }
   }

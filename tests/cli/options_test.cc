@@ -302,6 +302,34 @@ TEST_F(OptionsTest, VerifyAndBenchDraftHaveTheDefaultsOfTheContract) {
   ExpectUsageError({"bench", "draft", "m", "--assume-acceptance", "1.5"}, {"--assume-acceptance", "1.5"});
 }
 
+TEST_F(OptionsTest, SizesAreBytesOrPowersOf1024) {
+  EXPECT_EQ(BytesOf("auto"), -1);
+  EXPECT_EQ(BytesOf("off"), 0);
+  EXPECT_EQ(BytesOf("4096"), 4096);
+  EXPECT_EQ(BytesOf("2K"), 2048);
+  EXPECT_EQ(BytesOf("512m"), 512LL << 20);
+  EXPECT_EQ(BytesOf("8G"), 8LL << 30);
+  EXPECT_EQ(BytesOf("1T"), 1LL << 40);
+  for (const char* word : {"", "G", "0", "-1", "1.5G", "8GB", "8 G", "5000000000T"})
+    EXPECT_FALSE(BytesOf(word)) << word;
+
+  const ServingOptions defaults = Get<ServeOptions>({"serve", "m"}).serving;
+  EXPECT_EQ(defaults.max_sequences, 16);
+  EXPECT_EQ(defaults.max_waiting, 256);
+  EXPECT_EQ(defaults.kv_memory, "auto");
+  EXPECT_EQ(defaults.prefix_cache, "auto");
+  const ServingOptions given = Get<ServeOptions>({"serve", "m", "--kv-memory", "2G", "--prefix-cache", "off",
+                                                  "--max-sequences", "4", "--max-waiting", "0"})
+                                   .serving;
+  EXPECT_EQ(given.kv_memory, "2G");
+  EXPECT_EQ(given.prefix_cache, "off");
+  EXPECT_EQ(given.max_sequences, 4);
+  EXPECT_EQ(given.max_waiting, 0);
+  ExpectUsageError({"serve", "m", "--kv-memory", "off"}, {"--kv-memory", "512M", "'off'"});
+  ExpectUsageError({"serve", "m", "--prefix-cache", "lots"}, {"--prefix-cache", "off", "'lots'"});
+  ExpectUsageError({"serve", "m", "--kv-memory", "1G", "--kv-pages", "7"}, {"--kv-pages", "--kv-memory"});
+}
+
 TEST_F(OptionsTest, CountsBelongToAText) {
   EXPECT_EQ(Get<TokenizeOptions>({"tokenize", "m", "--text-file", "f", "--counts", "c"}).counts, "c");
   ExpectUsageError({"tokenize", "m", "--decode-json", "f", "--counts", "c"}, {"--counts", "--text-file"});

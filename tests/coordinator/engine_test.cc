@@ -7,6 +7,7 @@
 #include <semaphore>
 #include <thread>
 
+#include "absl/strings/str_format.h"
 #include "base/error.h"
 #include "coordinator/api_error.h"
 #include "coordinator/generation.h"
@@ -260,18 +261,137 @@ TEST_F(EngineTest, TheQueueIsBounded) {
   options.max_sequences = 1;
   Engine& engine = Start(options);
   std::vector<std::shared_ptr<GenerationQueue>> queues;
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 3; ++i) {
     queues.push_back(std::make_shared<GenerationQueue>());
     ASSERT_TRUE(engine.Submit(Ids({1}, 1), queues.back()).ok());
     if (i == 0) at_gate_.acquire();  // the first is inside its step, the rest must wait
   }
+  // Refused at the door: what is wrong with the request has not been looked at.
+  const absl::Status full = engine.Submit(Ids({}, 1), std::make_shared<GenerationQueue>()).status();
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(FactsOf(full).reason, reasons::kQueueFull);
   gate_.release(1000);
-  EXPECT_TRUE(Drain(*queues[0]).status.ok());
-  EXPECT_TRUE(Drain(*queues[1]).status.ok());
-  EXPECT_TRUE(Drain(*queues[2]).status.ok());
-  const GenerationEnd full = Drain(*queues[3]);
-  EXPECT_EQ(full.status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(FactsOf(full.status).reason, reasons::kQueueFull);
+  for (const auto& queue : queues) EXPECT_TRUE(Drain(*queue).status.ok());
+  EXPECT_TRUE(RunGeneration(engine, Ids({1}, 1)).ok()) << "there is room again";
+}
+
+TEST_F(EngineTest, OneKeyLeavesRoomForOthers) {
+  Gate();
+  SchedulerOptions options;
+  options.max_waiting = 4;
+  options.max_waiting_per_key = 1;
+  options.max_sequences = 1;
+  Engine& engine = Start(options);
+  std::vector<std::shared_ptr<GenerationQueue>> queues;
+  const auto submit = [&](const std::string& key) {
+    GenerateRequest request = Ids({1}, 1);
+    request.key = key;
+    queues.push_back(std::make_shared<GenerationQueue>());
+    return engine.Submit(std::move(request), queues.back()).status();
+  };
+  ASSERT_TRUE(submit("a").ok());
+  at_gate_.acquire();
+  ASSERT_TRUE(submit("a").ok());
+  EXPECT_EQ(FactsOf(submit("a")).reason, reasons::kQueueFull);
+  queues.pop_back();
+  ASSERT_TRUE(submit("b").ok());
+  gate_.release(1000);
+  for (const auto& queue : queues) EXPECT_TRUE(Drain(*queue).status.ok());
+}
+
+TEST_F(EngineTest, AQueueLimitEndsTheWait) {
+  ManualClock clock;
+  Gate();
+  SchedulerOptions options;
+  options.max_sequences = 1;
+  options.queue_limit = std::chrono::seconds(5);
+  Engine& engine = Start(options, {}, &clock);
+  auto runs = std::make_shared<GenerationQueue>();
+  auto waits = std::make_shared<GenerationQueue>();
+  auto patient = std::make_shared<GenerationQueue>();
+  ASSERT_TRUE(engine.Submit(Ids({1}, 3), runs).ok());
+  at_gate_.acquire();
+  ASSERT_TRUE(engine.Submit(Ids({2}, 3), waits).ok());
+  GenerateRequest own = Ids({3}, 3);
+  own.stopping.queue_limit = std::chrono::seconds(50);
+  ASSERT_TRUE(engine.Submit(std::move(own), patient).ok());
+  clock.Advance(std::chrono::seconds(6));
+  gate_.release(1000);
+  const GenerationEnd end = Drain(*waits);
+  EXPECT_EQ(end.status.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(FactsOf(end.status).reason, reasons::kQueueTimeout);
+  EXPECT_TRUE(Drain(*runs).status.ok()) << "what runs has waited enough";
+  EXPECT_TRUE(Drain(*patient).status.ok());
+}
+
+TEST_F(EngineTest, PreemptedStreamsRepeatNothing) {
+  TrunkInfo info = FakeTrunk::SmallInfo();
+  info.pages = 4;
+  FakeTrunk trunk(info, 64, FakeTrunk::Hash(100));
+  Engine engine({&trunk, &tokenizer_, &cluster_}, {}, {});
+  engine.Start();
+  std::vector<std::thread> clients;
+  std::atomic<int> right{0};
+  for (int i = 0; i < 8; ++i) {
+    clients.emplace_back([&, i] {
+      std::vector<TokenId> prompt;
+      for (int n = 0; n < 40 + i * 17; ++n) prompt.push_back((i * 3 + n) % 100);
+      GenerateRequest request = Ids(prompt, 300 + i);
+      request.priority = i % 3;
+      request.hash_logits = true;
+      const auto result = RunGeneration(engine, std::move(request));
+      if (result.ok() && result->token_ids() == Expected(prompt, 300 + i) &&
+          result->end.logits_hash == absl::StrFormat("%016x", 300 + i))
+        ++right;
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(right, 8);
+  EXPECT_GT(engine.stats().scheduling.preemptions, 0);
+  EXPECT_EQ(engine.stats().pages_used, 0);
+  EXPECT_EQ(trunk.live(), 0);
+}
+
+TEST_F(EngineTest, TheNextTurnGoesOnFromTheLast) {
+  TrunkInfo info = FakeTrunk::SmallInfo();
+  info.snapshots = 8;
+  FakeTrunk trunk(info, 64, FakeTrunk::Hash(100));
+  Engine engine({&trunk, &tokenizer_, &cluster_}, {}, {});
+  engine.Start();
+  std::vector<TokenId> prompt;
+  for (int n = 0; n < 300; ++n) prompt.push_back(n % 100);
+  auto turn = RunGeneration(engine, Ids(prompt, 300));
+  ASSERT_TRUE(turn.ok());
+  EXPECT_EQ(turn->started.cached_tokens, 0);
+  const std::vector<TokenId> answer = turn->token_ids();
+  std::vector<TokenId> longer = prompt;
+  longer.insert(longer.end(), answer.begin(), answer.end());
+  longer.push_back(7);
+  for (int round = 0; round < 2; ++round) {
+    turn = RunGeneration(engine, Ids(longer, 20));
+    ASSERT_TRUE(turn.ok());
+    EXPECT_EQ(turn->token_ids(), Expected(longer, 20));
+    EXPECT_EQ(turn->started.cached_tokens, 512) << "two pages, one of them mostly generated";
+    EXPECT_EQ(turn->end.usage.cached_prompt_tokens, 512);
+  }
+  GenerateRequest other = Ids(longer, 20);
+  other.cache.salt = "another";
+  turn = RunGeneration(engine, std::move(other));
+  EXPECT_EQ(turn->started.cached_tokens, 0);
+  EXPECT_EQ(turn->token_ids(), Expected(longer, 20));
+  other = Ids(longer, 20);
+  other.key = "somebody";
+  EXPECT_EQ(RunGeneration(engine, std::move(other))->started.cached_tokens, 0);
+  other = Ids(longer, 20);
+  other.cache.bypass = true;
+  EXPECT_EQ(RunGeneration(engine, std::move(other))->started.cached_tokens, 0);
+  const EngineStats stats = engine.stats();
+  EXPECT_EQ(stats.scheduling.prefix_hits, 1024);
+  EXPECT_EQ(stats.scheduling.prefix_queries, 300 + 4 * 601);
+  EXPECT_EQ(stats.pages_used, 0);
+  // A proof of readiness takes a page nobody's text is in.
+  ASSERT_TRUE(engine.Warm(kLimit).ok());
+  EXPECT_EQ(RunGeneration(engine, Ids(longer, 20))->started.cached_tokens, 512);
 }
 
 TEST_F(EngineTest, WarmDrawsATokenAndProbesInTheSameStep) {

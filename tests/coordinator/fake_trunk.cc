@@ -8,6 +8,14 @@
 #include "gtest/gtest.h"
 
 namespace paceline {
+namespace {
+
+uint64_t Mix(uint64_t hash, TokenId token) {
+  hash = (hash ^ (static_cast<uint64_t>(token) + 1)) * 0x9e3779b97f4a7c15u;
+  return hash ^ (hash >> 29);
+}
+
+}  // namespace
 
 FakeTrunk::FakeTrunk(TrunkInfo info, int32_t prefill_chunk, Model model)
     : info_(std::move(info)), prefill_chunk_(prefill_chunk), model_(std::move(model)) {}
@@ -32,21 +40,76 @@ FakeTrunk::Model FakeTrunk::Hash(int64_t vocab) {
   };
 }
 
+void FakeTrunk::Suspend(const StepPlan& plan) {
+  for (const SequenceId id : plan.suspended) {
+    EXPECT_FALSE(released_.contains(id)) << "a released sequence is suspended";
+    const auto found = states_.find(id);
+    if (found == states_.end()) continue;  // it had not run yet
+    State& state = found->second;
+    State rest;
+    rest.before = state.fed.size() > state.before.size() ? std::move(state.fed) : std::move(state.before);
+    rest.hashed = state.hashed;
+    state = std::move(rest);
+  }
+}
+
+// Pages of two sequences of a step may be the same where both have run past them.
+void FakeTrunk::CheckSharing(const StepPlan& plan) {
+  std::map<int32_t, size_t> places;  // page -> which of a sequence's pages it is
+  std::map<int32_t, bool> read_only;
+  for (const SequenceRows& rows : plan.sequences) {
+    std::set<int32_t> own;
+    for (size_t i = 0; i < rows.pages.size(); ++i) {
+      const int32_t page = rows.pages[i];
+      EXPECT_GE(page, 0);
+      EXPECT_LT(page, info_.pages);
+      EXPECT_TRUE(own.insert(page).second) << "a page twice in a sequence";
+      const bool full = static_cast<int64_t>(i + 1) * kPagePositions <= rows.first_position;
+      const auto [place, fresh] = places.try_emplace(page, i);
+      if (!fresh) {
+        EXPECT_EQ(place->second, i) << "a page is shared at two places";
+        EXPECT_TRUE(full && read_only[page]) << "a page that is written is shared";
+      }
+      read_only[page] = full;
+    }
+  }
+}
+
+void FakeTrunk::CheckKeep(const StepPlan& plan, const SequenceRows& rows) {
+  if (rows.keep < 0) return;
+  const int64_t end = rows.first_position + static_cast<int64_t>(rows.tokens.size());
+  EXPECT_LT(rows.keep, info_.snapshots);
+  EXPECT_EQ(rows.keep_position % kPagePositions, 0);
+  EXPECT_GT(rows.keep_position, rows.first_position);
+  if (rows.tokens.size() == 1) {
+    EXPECT_LE(rows.keep_position, end + rows.draft_depth);
+  } else {
+    EXPECT_EQ(rows.keep_position, end);
+  }
+  for (const SequenceRows& other : plan.sequences) {
+    EXPECT_NE(other.restore, rows.keep) << "a snapshot is read and written in one step";
+    EXPECT_TRUE(&other == &rows || other.keep != rows.keep) << "a snapshot is written twice";
+  }
+}
+
 void FakeTrunk::Check(const StepPlan& plan) {
   std::set<SequenceId> seen;
   int64_t prompt_rows = 0;
   bool in_prompts = false;
   EXPECT_LE(plan.sequences.size(), static_cast<size_t>(info_.slots));
+  CheckSharing(plan);
   for (const SequenceRows& rows : plan.sequences) {
     EXPECT_TRUE(seen.insert(rows.sequence).second) << "sequence twice in a step";
     EXPECT_FALSE(released_.contains(rows.sequence)) << "a released sequence runs";
     ASSERT_FALSE(rows.tokens.empty());
     EXPECT_LE(rows.sampled_rows, static_cast<int32_t>(rows.tokens.size()));
+    CheckKeep(plan, rows);
+    State& state = states_[rows.sequence];
     const bool decode = rows.tokens.size() == 1 && rows.sampled_rows == 1 && rows.first_position > 0;
     if (!decode) {
       prompt_rows += static_cast<int64_t>(rows.tokens.size());
       in_prompts = true;
-    } else if (states_.contains(rows.sequence) && states_[rows.sequence].hashed > 0) {
+    } else if (!state.prefilling) {
       EXPECT_FALSE(in_prompts) << "a decode row behind a prompt";
     }
     EXPECT_GE(rows.slot, 0);
@@ -68,31 +131,71 @@ void FakeTrunk::Check(const StepPlan& plan) {
       EXPECT_GE(token, 0);
       EXPECT_LT(token, info_.vocab);
     }
-    const auto [state, fresh] = states_.try_emplace(rows.sequence);
-    if (fresh) {
-      state->second.slot = rows.slot;
-      state->second.pages = rows.pages;
+    if (state.slot < 0) {
+      state.slot = rows.slot;
+      if (rows.restore >= 0) Restore(rows, state);
+    } else {
+      EXPECT_EQ(rows.restore, -1) << "a sequence that runs is restored";
     }
-    EXPECT_EQ(rows.first_position, static_cast<int64_t>(state->second.fed.size()))
-        << "positions are not contiguous";
-    EXPECT_EQ(rows.slot, state->second.slot) << "a slot changed";
-    EXPECT_EQ(rows.pages, state->second.pages) << "pages changed";
+    EXPECT_EQ(rows.slot, state.slot) << "a slot changed";
+    EXPECT_EQ(rows.first_position, static_cast<int64_t>(state.fed.size())) << "positions are not contiguous";
+    CheckMemory(rows, state);
   }
   EXPECT_LE(prompt_rows, prefill_chunk_);
-  EXPECT_LE(states_.size(), static_cast<size_t>(info_.slots)) << "more live sequences than slots";
   std::set<int32_t> slots;
-  std::set<int32_t> pages;
   for (const auto& [id, state] : states_) {
-    EXPECT_TRUE(slots.insert(state.slot).second) << "a slot is shared";
-    for (const int32_t page : state.pages) {
-      EXPECT_GE(page, 0);
-      EXPECT_LT(page, info_.pages);
-      EXPECT_TRUE(pages.insert(page).second) << "a page is shared";
+    if (state.slot >= 0) {
+      EXPECT_TRUE(slots.insert(state.slot).second) << "a slot is shared";
     }
   }
 }
 
+void FakeTrunk::Restore(const SequenceRows& rows, State& state) {
+  EXPECT_LT(rows.restore, info_.snapshots);
+  EXPECT_EQ(rows.prefix, snapshots_[rows.restore]) << "a snapshot of another text";
+  EXPECT_EQ(rows.first_position % kPagePositions, 0);
+  ASSERT_EQ(rows.first_position, static_cast<int64_t>(rows.prefix.size()));
+  restored_ += rows.first_position;
+  uint64_t hash = 0;
+  for (const TokenId token : rows.prefix) {
+    hash = Mix(hash, token);
+    state.hashes.push_back(hash);
+  }
+  state.fed = rows.prefix;
+  slots_[rows.slot] = hash;
+}
+
+// Attention reads every position in front of a row, the recurrent layers the state.
+void FakeTrunk::CheckMemory(const SequenceRows& rows, const State& state) {
+  if (rows.first_position == 0) return;
+  EXPECT_EQ(slots_[rows.slot], state.hashes.back()) << "the state is another text's";
+  int64_t wrong = 0;
+  for (int64_t p = 0; p < rows.first_position; ++p) {
+    const auto page = pages_.find(rows.pages[static_cast<size_t>(p / kPagePositions)]);
+    wrong += page == pages_.end() ||
+             page->second[static_cast<size_t>(p % kPagePositions)] != state.hashes[static_cast<size_t>(p)];
+  }
+  EXPECT_EQ(wrong, 0) << "positions in pages that hold another text";
+}
+
+void FakeTrunk::Feed(const SequenceRows& rows, State& state, TokenId token) {
+  const size_t at = state.fed.size();
+  if (at < state.before.size()) {
+    EXPECT_EQ(token, state.before[at]) << "it came back with another text";
+  }
+  state.fed.push_back(token);
+  state.hashes.push_back(Mix(state.hashes.empty() ? 0 : state.hashes.back(), token));
+  pages_[rows.pages[at / kPagePositions]][at % kPagePositions] = state.hashes.back();
+  slots_[rows.slot] = state.hashes.back();
+  if (rows.keep >= 0 && static_cast<int64_t>(state.fed.size()) == rows.keep_position)
+    snapshots_[rows.keep] = state.fed;
+}
+
 absl::StatusOr<StepResult> FakeTrunk::Run(const StepPlan& plan) {
+  {
+    std::lock_guard lock(mutex_);
+    Suspend(plan);
+  }
   if (before_step) {
     if (absl::Status status = before_step(plan); !status.ok()) return status;
   }
@@ -103,16 +206,17 @@ absl::StatusOr<StepResult> FakeTrunk::Run(const StepPlan& plan) {
   StepResult result;
   for (const SequenceRows& rows : plan.sequences) {
     State& state = states_[rows.sequence];
-    state.fed.insert(state.fed.end(), rows.tokens.begin(), rows.tokens.end());
+    for (const TokenId token : rows.tokens) Feed(rows, state, token);
     SequenceResult out;
     out.sequence = rows.sequence;
     if (row_error) out.status = row_error(rows, state.fed);
     if (out.status.ok() && rows.sampled_rows == 1) {
+      state.prefilling = false;
       out.drafted = right_drafts ? rows.draft_depth : 0;
       drafted_ += out.drafted;
       const int32_t right = out.drafted > 0 ? right_drafts(rows, state.fed) : 0;
       for (int32_t r = 0; r <= right; ++r) {
-        if (r > 0) state.fed.push_back(out.rows.back().token);  // the draft that was right has been run
+        if (r > 0) Feed(rows, state, out.rows.back().token);  // the draft that was right has been run
         RowResult row;
         row.token = model_(state.fed);
         ++state.hashed;
@@ -127,6 +231,14 @@ absl::StatusOr<StepResult> FakeTrunk::Run(const StepPlan& plan) {
       } else if (!info_.drafters.empty()) {
         out.offers = {{DraftSource::kMtp, kMaxDraft, 0}};
       }
+    }
+    out.kept =
+        rows.keep >= 0 && out.status.ok() && static_cast<int64_t>(state.fed.size()) >= rows.keep_position;
+    // Rows that were taken back have been written too.
+    for (size_t at = state.fed.size(); at < rows.pages.size() * kPagePositions &&
+                                       at < static_cast<size_t>(rows.first_position) + 1 + out.drafted;
+         ++at) {
+      pages_[rows.pages[at / kPagePositions]][at % kPagePositions] = 0;
     }
     result.sequences.push_back(std::move(out));
   }
@@ -154,6 +266,11 @@ int64_t FakeTrunk::steps() const {
 int64_t FakeTrunk::drafted() const {
   std::lock_guard lock(mutex_);
   return drafted_;
+}
+
+int64_t FakeTrunk::restored() const {
+  std::lock_guard lock(mutex_);
+  return restored_;
 }
 
 int64_t FakeTrunk::probes() const {

@@ -1,8 +1,10 @@
 // A trunk without a model. It checks every plan against the rules of base/step.h and draws tokens by a
 // function of the tokens fed so far, as a model does: what comes out must not depend on how rows were
-// batched.
+// batched. It has memory too: pages, slots and snapshots hold what was run into them, and every row checks
+// that all it would read is its own text's.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -49,15 +51,24 @@ class FakeTrunk final : public Trunk {
   int64_t steps() const;
   int64_t probes() const;
   int64_t drafted() const;
+  int64_t restored() const;  // positions that sequences went on behind
 
  private:
   struct State {
-    std::vector<TokenId> fed;
+    std::vector<TokenId> fed;      // by now
+    std::vector<uint64_t> hashes;  // [fed] of all tokens up to each
+    std::vector<TokenId> before;   // what had been fed when it was suspended
     int32_t slot = -1;
-    std::vector<int32_t> pages;
     uint64_t hashed = 0;
+    bool prefilling = true;  // since it started, until it draws
   };
+  void Suspend(const StepPlan& plan);
   void Check(const StepPlan& plan);
+  void CheckSharing(const StepPlan& plan);
+  void CheckKeep(const StepPlan& plan, const SequenceRows& rows);
+  void Restore(const SequenceRows& rows, State& state);
+  void CheckMemory(const SequenceRows& rows, const State& state);
+  void Feed(const SequenceRows& rows, State& state, TokenId token);
 
   const TrunkInfo info_;
   const int32_t prefill_chunk_;
@@ -65,9 +76,14 @@ class FakeTrunk final : public Trunk {
   mutable std::mutex mutex_;
   std::map<SequenceId, State> states_;
   std::set<SequenceId> released_;
+  // What a trunk's memory would hold, as hashes of all tokens up to the one at a position.
+  std::map<int32_t, std::array<uint64_t, kPagePositions>> pages_;
+  std::map<int32_t, uint64_t> slots_;
+  std::map<int32_t, std::vector<TokenId>> snapshots_;
   int64_t steps_ = 0;
   int64_t probes_ = 0;
   int64_t drafted_ = 0;
+  int64_t restored_ = 0;
 };
 
 }  // namespace paceline

@@ -15,6 +15,7 @@
 #include "coordinator/client.h"
 #include "coordinator/generation.h"
 #include "coordinator/inference_service.h"
+#include "coordinator/server_stream.h"
 #include "coordinator/status_wire.h"
 #include "gmock/gmock.h"
 #include "google/rpc/error_details.pb.h"
@@ -22,6 +23,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "gtest/gtest.h"
+#include "paceline/control/v1/control.grpc.pb.h"
 #include "paceline/inference/v1/inference.grpc.pb.h"
 #include "tests/coordinator/fake_tokenizer.h"
 #include "tests/coordinator/fake_trunk.h"
@@ -382,11 +384,133 @@ TEST_F(ServerTest, WhatIsStillToComeIsUnimplementedByName) {
   neutral.mutable_sampling()->set_repetition_penalty(1);
   neutral.mutable_sampling()->set_num_sequences(1);
   EXPECT_TRUE(Refusal(neutral).ok()) << "values that change nothing are fine";
+}
+
+TEST_F(ServerTest, AStreamThatBrokeOffIsResumed) {
+  Ready();
+  pb::GenerateStreamRequest request;
+  *request.mutable_request() = Request(40);
+  request.mutable_request()->set_request_id("mine");
+  request.mutable_request()->mutable_response()->mutable_resume_window()->set_seconds(60);
+  std::vector<pb::GenerateStreamResponse> events;
+  const auto resume = [&](uint64_t after) {
+    grpc::ClientContext context;
+    pb::ResumeGenerationRequest again;
+    again.set_request_id("mine");
+    again.set_after_sequence(after);
+    const auto stream = stub_->ResumeGeneration(&context, again);
+    pb::ResumeGenerationResponse event;
+    std::vector<pb::GenerateStreamResponse> more;
+    while (stream->Read(&event)) more.push_back(event.response());
+    const grpc::Status status = stream->Finish();
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return more;
+  };
+  Gate();
+  {
+    grpc::ClientContext context;
+    const auto stream = stub_->GenerateStream(&context, request);
+    gate_.release(3);
+    pb::GenerateStreamResponse event;
+    for (int i = 0; i < 3; ++i) {
+      ASSERT_TRUE(stream->Read(&event));
+      events.push_back(event);
+    }
+    context.TryCancel();
+    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  }
+  gate_.release(1 << 19);
+  const std::vector<pb::GenerateStreamResponse> rest = resume(events.back().sequence());
+  events.insert(events.end(), rest.begin(), rest.end());
+  std::vector<TokenId> tokens;
+  for (size_t i = 0; i < events.size(); ++i) {
+    EXPECT_EQ(events[i].sequence(), i + 1);
+    EXPECT_EQ(events[i].request_id(), "mine");
+    for (const pb::Token& token : events[i].tokens().tokens())
+      tokens.push_back(static_cast<TokenId>(token.id()));
+  }
+  EXPECT_EQ(tokens, Expected(40));
+  EXPECT_TRUE(events.back().has_completed());
+  // And once more from the start, after its end.
+  const std::vector<pb::GenerateStreamResponse> whole = resume(0);
+  ASSERT_EQ(whole.size(), events.size());
+  for (size_t i = 0; i < whole.size(); ++i)
+    EXPECT_EQ(whole[i].SerializeAsString(), events[i].SerializeAsString());
+  AwaitIdle();
+}
+
+TEST_F(ServerTest, OnlyWhatIsKnownIsResumed) {
+  Ready();
+  const auto refusal = [&](const std::string& id, uint64_t after) {
+    grpc::ClientContext context;
+    pb::ResumeGenerationRequest request;
+    request.set_request_id(id);
+    request.set_after_sequence(after);
+    pb::ResumeGenerationResponse event;
+    const auto stream = stub_->ResumeGeneration(&context, request);
+    EXPECT_FALSE(stream->Read(&event));
+    return stream->Finish();
+  };
+  const grpc::Status unknown = refusal("never", 0);
+  EXPECT_EQ(unknown.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(FactsOf(FromGrpc(unknown)).reason, "REQUEST_NOT_FOUND");
+  pb::GenerateStreamRequest request;
+  *request.mutable_request() = Request(5);
+  request.mutable_request()->set_request_id("short");
   grpc::ClientContext context;
-  const auto resume = stub_->ResumeGeneration(&context, {});
-  pb::ResumeGenerationResponse event;
-  EXPECT_FALSE(resume->Read(&event));
-  EXPECT_EQ(resume->Finish().error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  const auto stream = stub_->GenerateStream(&context, request);
+  pb::GenerateStreamResponse event;
+  while (stream->Read(&event)) {
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(refusal("short", event.sequence() + 1).error_code(), grpc::StatusCode::OUT_OF_RANGE);
+}
+
+TEST_F(ServerTest, AbortEndsARequestOfAnotherCall) {
+  Ready();
+  control::v1::AbortRequest abort;
+  control::v1::AbortResponse done;
+  const auto control = control::v1::ControlService::NewStub(channel_);
+  const auto ask = [&](const std::string& id) {
+    grpc::ClientContext context;
+    abort.set_request_id(id);
+    return control->Abort(&context, abort, &done);
+  };
+  EXPECT_EQ(ask("endless").error_code(), grpc::StatusCode::NOT_FOUND);
+  pb::GenerateStreamRequest request;
+  *request.mutable_request() = Request(kEndless);
+  request.mutable_request()->set_request_id("endless");
+  grpc::ClientContext context;
+  const auto stream = stub_->GenerateStream(&context, request);
+  pb::GenerateStreamResponse event;
+  ASSERT_TRUE(stream->Read(&event));
+  EXPECT_TRUE(ask("endless").ok());
+  while (stream->Read(&event)) {
+  }
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  AwaitIdle();
+  EXPECT_EQ(ask("endless").error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST(StreamLog, KeepsTheLastMessagesAndWhatReadersStillWant) {
+  struct Idle final : StreamLog::Reader {
+    void OnMore() override {}
+  };
+  StreamLog log(Duration::zero());
+  const auto slow = std::make_shared<Idle>(), late = std::make_shared<Idle>();
+  ASSERT_TRUE(log.Attach(slow, 0).ok());
+  const size_t all = StreamLog::kKept + 10;
+  for (size_t i = 0; i < all; ++i) log.Append({});
+  EXPECT_EQ(log.Read(slow.get(), 1).message->sequence(), 1u) << "however slow, it loses nothing";
+  log.Detach(slow.get());
+  log.Append({});
+  EXPECT_EQ(log.Attach(late, 3).code(), absl::StatusCode::kOutOfRange);
+  ASSERT_TRUE(log.Attach(late, all - 1).ok());
+  EXPECT_EQ(log.Read(late.get(), all).message->sequence(), all);
+  EXPECT_TRUE(log.Read(late.get(), all + 2).message == nullptr);
+  EXPECT_FALSE(log.Read(late.get(), all + 2).end);
+  log.Close(grpc::Status::OK);
+  EXPECT_TRUE(log.Read(late.get(), all + 2).end->ok());
 }
 
 // A second listener of the engine, which has a template.

@@ -1,6 +1,6 @@
 """The public gRPC API of a head with two worker processes, seen from Python: tokens, seeds, streams, errors."""
 import harness
-from harness import SERVING, Client, Head, api, cli_generate, error_details, grpc, prompt, request, stream_ids
+from harness import SERVING, Client, Head, api, cli_generate, control_pb2, error_details, grpc, prompt, request, stream_ids
 
 
 class Api(harness.TestCase):
@@ -164,6 +164,103 @@ class Leaving(harness.TestCase):
         head.wait()
         harness.wait_gone(family)
         self.assertEqual(head.family(), [])
+
+
+class Contended(harness.TestCase):
+    """Many requests for few places: who is refused, who gives way, what is found again."""
+
+    def head(self, *args):
+        return self.client(self.start(Head, *args).wait_ready())
+
+    def load(self, client):
+        return client.control.GetLoad(control_pb2.GetLoadRequest(), timeout=harness.PATIENCE)
+
+    def test_the_next_turn_goes_on_from_the_last(self):
+        client = self.head("--local-workers", 1)
+        ids = prompt(290)
+        for turn, cached in enumerate((0, 512, 768, 768)):
+            events = list(client.stream(request(ids, max_tokens=240)))
+            answer = stream_ids(events)
+            self.assertEqual(events[0].started.cached_tokens, cached, turn)
+            self.assertEqual(events[-1].completed.usage.cached_prompt_tokens, cached)
+            alone = cli_generate(ids, "--max-tokens", 240, "--temperature", 0)
+            self.assertEqual(answer, alone["token_ids"], f"turn {turn}")
+            ids = ids + answer + [1, 2, 3]
+        load = self.load(client)
+        self.assertEqual(load.kv_pages_used, 0)
+        self.assertEqual(load.prefix_cache_hit_tokens, 512 + 768 + 768)
+        self.assertGreater(load.prefix_cache_snapshots_used, 0)
+        for change in (lambda r: setattr(r.cache, "cache_salt", "x"),
+                       lambda r: setattr(r.cache, "bypass_prefix_cache", True)):
+            asked = request(ids, max_tokens=2)
+            change(asked)
+            self.assertEqual(client.generate(asked).completed.usage.cached_prompt_tokens, 0)
+
+    def test_without_a_prefix_cache_nothing_is_found(self):
+        client = self.head("--prefix-cache", "off")
+        for _ in range(2):
+            answer = client.generate(request(prompt(600), max_tokens=2))
+            self.assertEqual(answer.completed.usage.cached_prompt_tokens, 0)
+
+    def test_few_pages_change_no_token(self):
+        client = self.head("--kv-pages", 5, "--max-sequences", 4)
+        asked = [request(prompt(100 + 60 * i, seed=i), max_tokens=400, temperature=0.9 if i % 2 else 0.0, seed=i)
+                 for i in range(8)]
+        for i, one in enumerate(asked):
+            one.priority = i % 3
+        calls = [client.inference.Generate.future(one, timeout=harness.PATIENCE) for one in asked]
+        together = [[t.id for t in call.result().outputs[0].tokens] for call in calls]
+        self.assertGreater(self.load(client).preemptions, 0)
+        for one, tokens in zip(asked, together):
+            one.cache.bypass_prefix_cache = True
+            self.assertEqual([t.id for t in client.generate(one).outputs[0].tokens], tokens)
+
+    def test_too_many_are_refused_at_the_door(self):
+        client = self.head("--max-sequences", 1, "--max-waiting", 1, "--local-workers", 1, *harness.SLOW_LINK)
+        runs = client.stream(request(max_tokens=4000))
+        next(runs)
+        asked = request(max_tokens=1)
+        asked.stopping.queue_limit.FromMilliseconds(200)
+        waits = client.inference.Generate.future(asked, timeout=harness.PATIENCE)
+        while self.load(client).waiting == 0:
+            pass
+        error = self.refused(lambda: client.generate(request(max_tokens=1)))
+        self.assertEqual(error.code(), grpc.StatusCode.RESOURCE_EXHAUSTED, error.details())
+        self.assertEqual(error_details(error)[0].reason, "QUEUE_FULL")
+        error = self.refused(waits.result)
+        self.assertEqual(error.code(), grpc.StatusCode.DEADLINE_EXCEEDED, error.details())
+        self.assertEqual(error_details(error)[0].reason, "QUEUE_TIMEOUT")
+        runs.cancel()
+        client.wait_idle()
+
+    def test_a_stream_is_resumed_and_aborted(self):
+        client = self.head("--local-workers", 1, *harness.SLOW_LINK)
+        asked = request(max_tokens=300)
+        asked.request_id = "mine"
+        asked.response.resume_window.FromSeconds(60)
+        stream = client.stream(asked)
+        events = [next(stream) for _ in range(5)]
+        stream.cancel()
+        resume = lambda after: client.inference.ResumeGeneration(
+            api.ResumeGenerationRequest(request_id="mine", after_sequence=after), timeout=harness.PATIENCE)
+        events += [e.response for e in resume(events[-1].sequence)]
+        self.assertEqual([e.sequence for e in events], list(range(1, len(events) + 1)))
+        self.assertEqual(stream_ids(events), cli_generate(prompt(), "--max-tokens", 300, "--temperature", 0)["token_ids"])
+        error = self.refused(lambda: list(client.inference.ResumeGeneration(
+            api.ResumeGenerationRequest(request_id="nobody"), timeout=harness.PATIENCE)))
+        self.assertEqual(error.code(), grpc.StatusCode.NOT_FOUND)
+
+        asked = request(max_tokens=4000)
+        asked.request_id = "long"
+        stream = client.stream(asked)
+        next(stream)
+        client.control.Abort(control_pb2.AbortRequest(request_id="long"), timeout=harness.PATIENCE)
+        self.assertEqual(self.refused(lambda: list(stream)).code(), grpc.StatusCode.CANCELLED)
+        client.wait_idle()
+        error = self.refused(lambda: client.control.Abort(control_pb2.AbortRequest(request_id="long"),
+                                                          timeout=harness.PATIENCE))
+        self.assertEqual(error.code(), grpc.StatusCode.NOT_FOUND)
+        self.assertEqual(error_details(error)[0].reason, "REQUEST_NOT_FOUND")
 
 
 if __name__ == "__main__":

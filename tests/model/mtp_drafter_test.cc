@@ -347,5 +347,40 @@ TEST_F(MtpDrafterTest, AVocabularyBoundsTheDrafts) {
   EXPECT_TRUE(result.tokens.empty());
 }
 
+// A page is left with its last positions waiting for their keys, and gone on from with another text behind
+// it.
+TEST_F(MtpDrafterTest, ATextGoesOnFromASnapshot) {
+  constexpr int64_t kBorder = kPagePositions;
+  for (const int64_t behind : {0, 1, 7}) {  // rows committed in the same step, behind the border
+    text_ = Text(kBorder + 40, 3);
+    hidden_ = Hidden(kBorder + 40, 3);
+    const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_);
+    Feed first = MakeFeed(*drafter, 1, {5, 6});
+    while (first.position() < kBorder - 2) first.Commit(1);
+    first.Commit(2 + behind);
+    first.Keep(4, kBorder);
+    drafter->Close(SequenceId(1));
+
+    const std::vector<TokenId> other = Text(40, 4);
+    const std::vector<float> other_hidden = Hidden(40, 4);
+    std::copy(other.begin(), other.end(), text_.begin() + kBorder);
+    std::copy(other_hidden.begin(), other_hidden.end(), hidden_.begin() + kBorder * target_->hidden());
+    const Chains want = Judge(*target_, hidden_, text_, 4);
+    Feed second = MakeFeed(*drafter, 2, {5, 9});
+    second.Restore(4, kBorder);
+    for (; second.left() > 5; second.Commit(1 + second.position() % 3))
+      EXPECT_EQ(second.Draft(4), want[second.position() - 1])
+          << behind << " behind, at " << second.position();
+  }
+}
+
+TEST_F(MtpDrafterTest, WithoutASnapshotNothingIsDrafted) {
+  const std::unique_ptr<MtpDrafter> drafter = LoadStored(*target_);
+  Feed feed = MakeFeed(*drafter);
+  feed.Restore(0, 100);
+  feed.Commit(3);
+  EXPECT_TRUE(feed.Draft(4).empty());
+}
+
 }  // namespace
 }  // namespace paceline

@@ -51,6 +51,14 @@ class Feed {
                      hidden_.data() + position_ * width_, pages_});
     position_ += rows;
   }
+  // What stands in front of `border` is stored; and gone on from.
+  void Keep(int32_t snapshot, int64_t border) {
+    drafter_.Keep(context_, SequenceId(id_), snapshot, hidden_.data() + (border - 1) * width_, pages_);
+  }
+  void Restore(int32_t snapshot, int64_t position) {
+    position_ = position;
+    drafter_.Restore(context_, SequenceId(id_), snapshot, std::span<const TokenId>(text_).first(position));
+  }
   DraftRequest Request(int32_t depth) const {
     return {SequenceId(id_), text_[position_], position_, depth, pages_, &kGreedy, nullptr};
   }

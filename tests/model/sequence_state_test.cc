@@ -156,5 +156,55 @@ TEST_F(SequenceStateDeathTest, KindsByThemselves) {
   EXPECT_DEATH((void)samplers_.at(kTwo), "check failed");
 }
 
+// Every float of what rows behind a border read.
+std::vector<float> ReadBehind(const GdnLayer& layer, int32_t slot, int64_t border) {
+  const kernels::GdnState s = layer.at(slot);
+  std::vector<float> all(s.block.state, s.block.state + 2 * 8 * 8);
+  for (int64_t p = border - 3; p < border; ++p) {
+    const float* input = s.window + p % kernels::kGdnWindow * 32;
+    all.insert(all.end(), input, input + 32);
+  }
+  return all;
+}
+
+TEST(GdnSnapshots, AStateGoesOnInAnotherSlot) {
+  GdnCache gdn({1, 2, 8, 8, 4}, {true, false, true}, 3, 2);
+  ThreadPool pool(2);
+  float value = 0;
+  std::vector<float> want[3];
+  gdn.Open(kOne, 1);
+  for (const size_t layer : {0, 2}) {
+    const kernels::GdnState s = gdn.layer(layer).at(1);
+    for (int i = 0; i < 2 * 8 * 8; ++i) s.block.state[i] = ++value;
+    for (int i = 0; i < kernels::kGdnWindow * 32; ++i) s.window[i] = ++value;
+    want[layer] = ReadBehind(gdn.layer(layer), 1, 256);
+  }
+  gdn.Extend(kOne, 0, 260, false);
+  gdn.Commit(kOne, 260);
+  gdn.Keep(kOne, 256, 1, pool);
+  gdn.Close(kOne);
+  gdn.Open(kOne, 1);
+  gdn.Open(kTwo, 2);
+  gdn.Restore(kTwo, 256, 1, pool);
+  for (const size_t layer : {0, 2}) EXPECT_EQ(ReadBehind(gdn.layer(layer), 2, 256), want[layer]);
+  EXPECT_NE(ReadBehind(gdn.layer(0), 1, 256), want[0]) << "the slot it was kept from is another's";
+}
+
+TEST(GdnSnapshotsDeathTest, OnlyTheBorderJustPassedCanBeKept) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  GdnCache gdn({1, 2, 8, 8, 4}, {true}, 1, 1);
+  ThreadPool pool(1);
+  gdn.Open(kOne, 0);
+  gdn.Extend(kOne, 0, 290, false);
+  gdn.Commit(kOne, 290);
+  EXPECT_DEATH(gdn.Keep(kOne, 256, 0, pool), "");
+  gdn.Open(kOne, 0);
+  gdn.Extend(kOne, 0, 256 + 14, false);
+  gdn.Commit(kOne, 256 + 14);
+  EXPECT_DEATH(gdn.Keep(kOne, 256, 0, pool), "") << "its inputs have left the window";
+  EXPECT_DEATH(gdn.Keep(kOne, 250, 0, pool), "");
+  EXPECT_DEATH(gdn.Keep(kOne, 256, 1, pool), "");
+}
+
 }  // namespace
 }  // namespace paceline

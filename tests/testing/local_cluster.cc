@@ -72,6 +72,7 @@ absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(const Checkpoi
   trunk.lm_head = options.lm_head;
   trunk.slots = options.slots;
   trunk.pages = options.pages;
+  trunk.snapshots = options.snapshots;
   trunk.has_token = options.has_token;
   trunk.drafting = options.drafting;
   ASSIGN_OR_RETURN(cluster->trunk_, LocalTrunk::Load(checkpoint, cluster->placement_,

@@ -35,6 +35,7 @@ struct LocalClusterOptions {
   HeadFormat lm_head = HeadFormat::kAuto;
   int32_t slots = 8;
   int32_t pages = 32;
+  int32_t snapshots = 0;
   std::vector<bool> has_token;  // as TrunkOptions
   DraftingOptions drafting;
 };
