@@ -15,6 +15,7 @@ import pathlib
 import random
 import subprocess
 import sys
+import warnings
 
 try:
     import jinja2
@@ -60,6 +61,7 @@ def environment():
     return made
 
 
+warnings.simplefilter("ignore", SyntaxWarning)  # of what random templates compile to
 ENVIRONMENT = environment()
 compiled = functools.lru_cache(maxsize=8)(ENVIRONMENT.from_string)
 

@@ -1,4 +1,6 @@
 """The public gRPC API of a head with two worker processes, seen from Python: tokens, seeds, streams, errors."""
+import json
+
 import harness
 from harness import SERVING, Client, Head, api, cli_generate, control_pb2, error_details, grpc, prompt, request, stream_ids
 
@@ -119,9 +121,65 @@ class Api(harness.TestCase):
         error = self.refused(lambda: self.api.generate(request([1, 2, 400])))
         self.assertIn("400", error.details())
 
-    def test_what_is_not_there_yet_says_so(self):
+    def test_a_chat_without_messages_is_the_clients_mistake(self):
         error = self.refused(lambda: self.api.generate(api.GenerateRequest(chat=api.ChatInput())))
-        self.assertEqual(error.code(), grpc.StatusCode.UNIMPLEMENTED, error.details())
+        self.assertEqual(error.code(), grpc.StatusCode.INVALID_ARGUMENT, error.details())
+        self.assertEqual(list(error_details(error)[1]), ["chat.messages"])
+
+
+class Chat(harness.TestCase):
+    """The demo model through its chat template."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.head = Head("--local-workers", 1, model=harness.ROOT / "deploy/demo-model").wait_ready()
+        cls.addClassCleanup(cls.head.close)
+        cls.api = Client(cls.head.grpc)
+        cls.addClassCleanup(cls.api.close)
+
+    TOOL = {"type": "function", "function": {"name": "get_time", "description": "The time.", "parameters": {"type": "object", "properties": {}}}}
+    MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What time is it in Z\u00fcrich?"}]
+
+    def apply(self, **kwargs):
+        made = api.ApplyChatTemplateRequest(**kwargs)
+        return self.api.inference.ApplyChatTemplate(made, timeout=harness.PATIENCE)
+
+    def test_a_chat_is_the_text_its_template_makes(self):
+        chat = api.ChatInput(json=json.dumps({"messages": self.MESSAGES, "tools": [self.TOOL]}))
+        prompt = self.apply(chat=chat, tokenize=True)
+        self.assertTrue(prompt.text.startswith("<|im_start|>system\n# Tools"), prompt.text)
+        self.assertIn("\n" + json.dumps(self.TOOL) + "\n", prompt.text)
+        self.assertTrue(prompt.text.endswith("in Z\u00fcrich?<|im_end|>\n<|im_start|>assistant\n<think>\n"), prompt.text)
+        self.assertTrue(prompt.starts_in_reasoning)
+        back = self.api.inference.Detokenize(api.DetokenizeRequest(ids=prompt.ids), timeout=harness.PATIENCE)
+        self.assertEqual(back.text, prompt.text)
+        made = request(text="", max_tokens=24)
+        made.chat.CopyFrom(chat)
+        by_chat, by_text = self.api.generate(made), self.api.generate(request(text=prompt.text, max_tokens=24))
+        self.assertEqual([t.id for t in by_chat.outputs[0].tokens], [t.id for t in by_text.outputs[0].tokens])
+        self.assertEqual(by_chat.completed.usage.prompt_tokens, len(prompt.ids))
+        streamed = stream_ids(self.api.stream(made))
+        self.assertEqual(streamed, [t.id for t in by_text.outputs[0].tokens])
+
+    def test_structs_say_the_same(self):
+        chat = api.ChatInput()
+        for message in self.MESSAGES:
+            chat.messages.add().update(message)
+        chat.tools.add().update(self.TOOL)
+        chat.template_kwargs.update({"enable_thinking": False})
+        prompt = self.apply(chat=chat)
+        self.assertIn("\n" + json.dumps(self.TOOL) + "\n", prompt.text)
+        self.assertTrue(prompt.text.endswith("<think>\n\n</think>\n\n"), prompt.text)
+        self.assertFalse(prompt.starts_in_reasoning)
+        self.assertEqual(len(prompt.ids), 0)
+
+    def test_what_the_template_refuses_is_the_clients(self):
+        wrong = [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]
+        error = self.refused(lambda: self.apply(chat=api.ChatInput(json=json.dumps({"messages": wrong}))))
+        self.assertEqual(error.code(), grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertIn("The system message must come first.", error.details())
+        _, fields = error_details(error)
+        self.assertEqual(list(fields), ["chat.messages"])
 
 
 class Leaving(harness.TestCase):
