@@ -2,19 +2,19 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "base/check.h"
 
 namespace paceline {
 TokenTrie::TokenTrie(const Tokenizer& tokenizer, std::vector<TokenId> ids) {
-  std::sort(ids.begin(), ids.end(), [&](TokenId a, TokenId b) {
-    const std::string_view left = tokenizer.TokenBytes(a), right = tokenizer.TokenBytes(b);
-    return left != right ? left < right : a < b;
-  });
+  std::vector<std::pair<std::string_view, TokenId>> sorted;
+  sorted.reserve(ids.size());
+  for (const TokenId id : ids) sorted.emplace_back(tokenizer.TokenBytes(id), id);
+  std::sort(sorted.begin(), sorted.end());
   std::vector<uint32_t> open;  // nodes from the root to the last one
   std::string_view last;
-  for (const TokenId id : ids) {
-    const std::string_view bytes = tokenizer.TokenBytes(id);
+  for (const auto& [bytes, id] : sorted) {
     CHECK(!bytes.empty() && bytes.size() <= std::numeric_limits<uint16_t>::max());
     const size_t shared = static_cast<size_t>(
         std::mismatch(bytes.begin(), bytes.end(), last.begin(), last.end()).first - bytes.begin());

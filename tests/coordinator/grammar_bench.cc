@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <random>
 #include <set>
 #include <string>
@@ -179,9 +180,10 @@ int Run(const Tokenizer& tokenizer) {
   while (!tokenizer.IsSpecial(stop)) --stop;
   ConstraintCompiler compiler(&tokenizer, tokenizer.size());
   const auto compile = [&](const ConstraintSpec& spec, double* ms) {
-    const auto begin = std::chrono::steady_clock::now();
+    // Of this process: others on the machine would else be measured too.
+    const std::clock_t begin = std::clock();
     auto made = compiler.Compile(spec, {}, std::vector<TokenId>{stop});
-    *ms = Microseconds(begin) / 1000;
+    *ms = 1000.0 * static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
     return made;
   };
   using Kind = ConstraintSpec::Kind;
@@ -189,7 +191,7 @@ int Run(const Tokenizer& tokenizer) {
   (void)compile({.kind = Kind::kChoice, .choices = {"a"}, .after = ""}, &first_ms);
   std::printf(
       "%s\n",
-      nlohmann::json{{"vocabulary", tokenizer.size()}, {"first_compile_ms", first_ms}}.dump().c_str());
+      nlohmann::json{{"vocabulary", tokenizer.size()}, {"first_compile_cpu_ms", first_ms}}.dump().c_str());
   const std::vector<std::pair<std::string, ConstraintSpec>> specs = {
       {"json_object", {.kind = Kind::kJsonObject, .after = ""}},
       {"schema: person", {.kind = Kind::kJsonSchema, .text = kPerson, .after = ""}},
@@ -215,8 +217,8 @@ int Run(const Tokenizer& tokenizer) {
     const Walk warm = Follow(**constraint, tokenizer, 1, 1000);
     const Walk other = Follow(**constraint, tokenizer, 2, 1000);
     std::printf("%s\n", nlohmann::json{{"constraint", name},
-                                       {"compile_ms", ms},
-                                       {"known_again_ms", again_ms},
+                                       {"compile_cpu_ms", ms},
+                                       {"known_again_cpu_ms", again_ms},
                                        {"mask_first_time", Times(cold.mask_us)},
                                        {"mask_again", Times(warm.mask_us)},
                                        {"mask_another_text", Times(other.mask_us)},
