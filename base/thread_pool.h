@@ -55,7 +55,7 @@ class ThreadPool {
   const void* context_ = nullptr;
   int64_t parts_ = 0;
   int64_t parts_per_item_ = 1;
-  std::unique_ptr<Share[]> shares_;  // [threads]
+  std::unique_ptr<Share[]> shares_;                  // [threads]
   alignas(64) std::atomic<uint32_t> generation_{0};  // grows by one per Run; helpers wait on it
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};

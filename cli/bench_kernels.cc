@@ -1,9 +1,8 @@
 // `bench kernels`: single kernels at the shapes of Qwen3.5-122B-A10B, on random weights made in memory, as a
-// share of the read bandwidth measured in the same run. Weights are walked so that none is in a cache when its
-// turn comes; calls repeat for a while and the median counts.
+// share of the read bandwidth measured in the same run. Weights are walked so that none is in a cache when
+// its turn comes; calls repeat for a while and the median counts.
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <functional>
 #include <numeric>
 #include <string>
@@ -17,10 +16,10 @@
 #include "cli/commands.h"
 #include "cli/compute.h"
 #include "cli/console.h"
+#include "cli/random_weights.h"
 #include "kernels/cpu/bandwidth.h"
 #include "kernels/cpu/cpu.h"
 #include "nlohmann/json.hpp"
-#include "worker/local_workers.h"
 
 namespace paceline::cli {
 namespace {
@@ -28,7 +27,6 @@ namespace {
 using kernels::ActivationContract;
 using kernels::Activations;
 using kernels::KernelTable;
-using kernels::PlainLinear;
 using kernels::WeightFormat;
 
 // Qwen3.5-122B-A10B.
@@ -52,57 +50,6 @@ struct Figure {
   double ops = 0;     // a product and its sum are two
 };
 
-// xorshift64*: weights need no better.
-class Noise {
- public:
-  explicit Noise(uint64_t seed) : state_(seed * 0x9E3779B97F4A7C15ull + 1) {}
-  uint64_t Next() {
-    state_ ^= state_ >> 12;
-    state_ ^= state_ << 25;
-    state_ ^= state_ >> 27;
-    return state_ * 0x2545F4914F6CDD1Dull;
-  }
-  float Uniform() { return static_cast<float>(static_cast<int32_t>(Next() >> 32)) * 0x1p-31f; }
-  std::vector<float> Floats(int64_t count, float amplitude = 1.0f) {
-    std::vector<float> out(static_cast<size_t>(count));
-    for (float& x : out) x = Uniform() * amplitude;
-    return out;
-  }
-
- private:
-  uint64_t state_;
-};
-
-PlainLinear RandomLinear(WeightFormat format, int64_t outputs, int64_t inputs, int64_t group, uint64_t seed) {
-  Noise noise(seed);
-  PlainLinear w;
-  w.format = format;
-  w.outputs = outputs;
-  w.inputs = inputs;
-  const int64_t size = format == WeightFormat::kF32 ? 4 : format == WeightFormat::kBF16 ? 2 : 1;
-  w.data.resize(static_cast<size_t>(outputs * inputs * size));
-  for (size_t i = 0; i + 8 <= w.data.size(); i += 8) {
-    uint64_t bits = noise.Next();
-    if (format == WeightFormat::kInt4) bits &= 0x0F0F0F0F0F0F0F0Full;
-    // Numbers below 2: no NaN, no overflow.
-    if (format == WeightFormat::kFp8Block128) bits &= 0xBFBFBFBFBFBFBFBFull;
-    if (format == WeightFormat::kBF16) bits &= 0xBF7FBF7FBF7FBF7Full;
-    if (format == WeightFormat::kInt8) bits &= 0x7F7F7F7F7F7F7F7Full;
-    std::memcpy(w.data.data() + i, &bits, 8);
-  }
-  int64_t scales = 0;
-  if (kernels::IsInteger(format)) {
-    w.group = group;
-    scales = outputs * w.groups();
-  } else if (format == WeightFormat::kFp8Block128) {
-    scales = w.row_blocks() * w.column_blocks();
-  }
-  w.scales.resize(static_cast<size_t>(scales));
-  // Exact in F16, as a checkpoint's are.
-  for (float& s : w.scales) s = static_cast<float>(1 + noise.Next() % 1023) * 0x1p-20f;
-  return w;
-}
-
 class KernelBench {
  public:
   KernelBench(const BenchKernelsOptions& options, const Compute& compute)
@@ -115,7 +62,8 @@ class KernelBench {
 
   absl::Status Run() {
     RETURN_IF_ERROR(Experts());
-    RETURN_IF_ERROR(Linears("fp8 linear 4096 x 3072", WeightFormat::kFp8Block128, 4096, {1, 2, 4, 8, 64, 512}));
+    RETURN_IF_ERROR(
+        Linears("fp8 linear 4096 x 3072", WeightFormat::kFp8Block128, 4096, {1, 2, 4, 8, 64, 512}));
     RETURN_IF_ERROR(Linears("bf16 linear 3072 x 3072", WeightFormat::kBF16, 3072, {1, 2, 4, 8, 64, 512}));
     RETURN_IF_ERROR(Linears("int8 head 248320 x 3072", WeightFormat::kInt8, kVocab, {1, 4, 8}));
     RETURN_IF_ERROR(Linears("bf16 router 256 x 3072", WeightFormat::kBF16, kExperts, {1, 8}));
@@ -221,8 +169,9 @@ class KernelBench {
 
     void Contract(KernelBench& bench, int i) const {
       const kernels::Workspace::Scope scope(bench.workspace_);
-      bench.table_.experts(bench.pool_, bench.workspace_, x.view, steps[static_cast<size_t>(i) % steps.size()],
-                           ActivationContract::kInt16, sums.data(), errors.data());
+      bench.table_.experts(bench.pool_, bench.workspace_, x.view,
+                           steps[static_cast<size_t>(i) % steps.size()], ActivationContract::kInt16,
+                           sums.data(), errors.data());
     }
     void Loose(KernelBench& bench, kernels::cpu::ExpertsWithoutContractFunction experts, int i) const {
       const kernels::Workspace::Scope scope(bench.workspace_);
@@ -230,14 +179,13 @@ class KernelBench {
               ActivationContract::kInt16, loose_sums.data());
     }
   };
-  Call MakeCall(const std::vector<std::unique_ptr<kernels::Expert>>& experts, const std::vector<int32_t>& order,
-                int active, int rows) {
+  Call MakeCall(const std::vector<std::unique_ptr<kernels::Expert>>& experts,
+                const std::vector<int32_t>& order, int active, int rows) {
     Call call;
     const int32_t step_rows = std::max(rows, active * rows / kTopK);
     call.x = MakeRows(step_rows, kHidden);
     call.row_ids.resize(static_cast<size_t>(active * rows));
-    for (size_t i = 0; i < call.row_ids.size(); ++i)
-      call.row_ids[i] = static_cast<int32_t>(i) % step_rows;
+    for (size_t i = 0; i < call.row_ids.size(); ++i) call.row_ids[i] = static_cast<int32_t>(i) % step_rows;
     call.weights.assign(static_cast<size_t>(rows), 0.125f);
     const int steps = std::max(1, kExperts / active);
     for (int s = 0; s < steps; ++s) {
@@ -245,10 +193,11 @@ class KernelBench {
       std::sort(ids.begin(), ids.end());
       std::vector<kernels::ExpertTask>& tasks = call.steps.emplace_back();
       for (int a = 0; a < active; ++a) {
-        tasks.push_back({experts[static_cast<size_t>(ids[static_cast<size_t>(a)])].get(), 0,
-                         static_cast<int32_t>(kColumns / 128),
-                         std::span(call.row_ids).subspan(static_cast<size_t>(a * rows), static_cast<size_t>(rows)),
-                         call.weights});
+        tasks.push_back(
+            {experts[static_cast<size_t>(ids[static_cast<size_t>(a)])].get(), 0,
+             static_cast<int32_t>(kColumns / 128),
+             std::span(call.row_ids).subspan(static_cast<size_t>(a * rows), static_cast<size_t>(rows)),
+             call.weights});
       }
     }
     call.bytes = experts[0]->bytes * active;
@@ -264,8 +213,9 @@ class KernelBench {
     if (!Wanted(name)) return absl::OkStatus();
     std::vector<std::unique_ptr<kernels::Linear>> linears;
     for (int64_t bytes = 0; bytes < kColdBytes; bytes += linears.back()->bytes) {
-      ASSIGN_OR_RETURN(std::unique_ptr<kernels::Linear> linear,
-                       table_.pack_linear(RandomLinear(format, outputs, kHidden, kHidden, linears.size() + 11)));
+      ASSIGN_OR_RETURN(
+          std::unique_ptr<kernels::Linear> linear,
+          table_.pack_linear(RandomLinear(format, outputs, kHidden, kHidden, linears.size() + 11)));
       linears.push_back(std::move(linear));
     }
     for (const int rows : all_rows) {
@@ -306,9 +256,8 @@ class KernelBench {
       if (Wanted("arg max")) {
         const std::vector<float> logits = Noise(6).Floats(int64_t{kVocab});
         if (rows == 1) {
-          figures_.push_back(Measure("arg max of 248320", 1, kVocab * 4, 0, [&](int) {
-            table_.arg_max(pool_, logits.data(), kVocab);
-          }));
+          figures_.push_back(Measure("arg max of 248320", 1, kVocab * 4, 0,
+                                     [&](int) { table_.arg_max(pool_, logits.data(), kVocab); }));
         }
       }
     }
@@ -351,8 +300,8 @@ class KernelBench {
     const int64_t c = int64_t{kernels::kGdnBlock} * kGdn.value_heads, window = kernels::kGdnWindow * channels;
     Noise noise(10);
     std::vector<float> memory = noise.Floats(kLayers * (state + k + u + c + window), 0.01f);
-    const std::vector<float> conv = noise.Floats(channels * kGdn.conv_taps), decay = noise.Floats(kGdn.value_heads),
-                             bias = noise.Floats(kGdn.value_heads);
+    const std::vector<float> conv = noise.Floats(channels * kGdn.conv_taps),
+                             decay = noise.Floats(kGdn.value_heads), bias = noise.Floats(kGdn.value_heads);
     constexpr int64_t kPosition = 16;  // half a block of rows behind the border
     for (const int rows : {1, 4}) {
       const std::vector<float> qkv = noise.Floats(rows * channels), b = noise.Floats(rows * kGdn.value_heads),
@@ -406,14 +355,17 @@ void PrintJson(const KernelBench& bench, double bandwidth, const std::string& cp
 }
 
 void PrintTable(const KernelBench& bench, double bandwidth, bool markdown) {
-  const char* line = markdown ? "| %s | %d | %s | %s | %s | %s | %s | %s |\n" : "%-26s %5d %7s %12s %12s %8s %6s %8s\n";
-  const char* head = markdown ? "| %s | %s | %s | %s | %s | %s | %s | %s |\n" : "%-26s %5s %7s %12s %12s %8s %6s %8s\n";
+  const char* line =
+      markdown ? "| %s | %d | %s | %s | %s | %s | %s | %s |\n" : "%-26s %5d %7s %12s %12s %8s %6s %8s\n";
+  const char* head =
+      markdown ? "| %s | %s | %s | %s | %s | %s | %s | %s |\n" : "%-26s %5s %7s %12s %12s %8s %6s %8s\n";
   std::printf(head, "kernel", "rows", "experts", "median us", "best us", "GB/s", "of R", "Gop/s");
   if (markdown) std::printf("|---|---|---|---|---|---|---|---|\n");
   for (const Figure& f : bench.figures()) {
     std::printf(line, f.name.c_str(), f.rows, f.active > 0 ? absl::StrCat(f.active).c_str() : "-",
                 absl::StrFormat("%.1f", f.seconds * 1e6).c_str(),
-                absl::StrFormat("%.1f", f.best_seconds * 1e6).c_str(), absl::StrFormat("%.1f", Gbps(f)).c_str(),
+                absl::StrFormat("%.1f", f.best_seconds * 1e6).c_str(),
+                absl::StrFormat("%.1f", Gbps(f)).c_str(),
                 absl::StrFormat("%.0f %%", 100 * Share(f, bandwidth)).c_str(),
                 f.ops > 0 ? absl::StrFormat("%.0f", f.ops / f.seconds / 1e9).c_str() : "-");
   }

@@ -185,9 +185,9 @@ struct SynthOptions {
   uint64_t seed = 1;
 };
 
-using Invocation =
-    std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions, BenchStepOptions,
-                 BenchDraftOptions, BenchLinkOptions, BenchKernelsOptions, TokenizeOptions, StatusOptions, SynthOptions>;
+using Invocation = std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions,
+                                BenchStepOptions, BenchDraftOptions, BenchLinkOptions, BenchKernelsOptions,
+                                TokenizeOptions, StatusOptions, SynthOptions>;
 
 // Either an invocation, or what to print and the status to exit with (help, version, a usage error).
 struct Parsed {

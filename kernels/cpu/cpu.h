@@ -18,7 +18,6 @@ std::vector<const KernelTable*> Available();
 // "AMX", "AVX-512 VNNI", "AVX-512", "AVX2": the class a figure names.
 std::string_view CpuClass();
 
-
 // As KernelTable::experts for INT4 weights, into fp32 sums [x.rows, hidden]: without exact sums over leaves,
 // their limit and their fixed order. `bench kernels` asks by it what the contract costs; nothing else may.
 using ExpertsWithoutContractFunction = void (*)(ThreadPool& pool, Workspace& workspace, const Activations& x,

@@ -109,15 +109,12 @@ PACELINE_INLINE void AddSums(const Fixed& fixed, int64_t left, int64_t* sums) {
   AddTo(padded, fixed);
   for (int64_t i = 0; i < left; ++i) sums[i] += padded[i];
 }
-PACELINE_INLINE void FlagError(uint32_t good, int64_t left, uint8_t* row_error) {
-  const uint32_t existing = left >= 16 ? 0xFFFFu : (1u << left) - 1;
-  if ((good & existing) != existing) __atomic_store_n(row_error, uint8_t{1}, __ATOMIC_RELAXED);
-}
-// Adds the leaves that are small enough; the bits that come back say which.
-PACELINE_INLINE uint32_t AddLeaves(F leaf, Fixed& fixed) {
+// Adds the leaves that are small enough; one that is not, among the `left` that exist, is an error.
+PACELINE_INLINE void AddChecked(F leaf, int64_t left, Fixed& fixed, uint8_t* row_error) {
   const M good = Less(Abs(leaf), Set1(kLeafLimit));
+  const uint32_t existing = left >= 16 ? 0xFFFFu : (1u << left) - 1;
+  if ((Bits(good) & existing) != existing) __atomic_store_n(row_error, uint8_t{1}, __ATOMIC_RELAXED);
   AddFixed(fixed, Select(good, leaf, Zero()));
-  return Bits(good);
 }
 
 // Leaves of groups [first_group, first_group + groups) of P panels for R rows; codes [groups][stride].
@@ -126,40 +123,62 @@ __attribute__((noinline)) void LeafTile(const Matrix& m, const Panels& at, int64
                                         int64_t groups, const PreparedRow* codes, int64_t stride,
                                         const int32_t* rows, const LeafSums& to) {
   Fixed fixed[P * R];
-  uint32_t good[P * R];
-  alignas(64) float leaves[P * R * kLanes];
+  alignas(64) float totals[P * R * kLanes];  // of a group of several terms, or without the contract of all
   for (int i = 0; i < P * R; ++i) {
     fixed[i] = ZeroFixed();
-    good[i] = 0xFFFF;
-    Store(leaves + i * kLanes, Zero());
+    Store(totals + i * kLanes, Zero());
   }
   for (int64_t g = 0; g < groups; ++g) {
     const int32_t begin = m.first_term[first_group + g], end = m.first_term[first_group + g + 1];
     const int64_t base = m.terms[begin].first_octet;
-    for (int32_t t = begin; t < end; ++t)
-      AddTerm<int4, R, P>(m, at, m.terms[t], base, first_group + g, codes + g * stride, leaves);
-    for (int i = 0; exact && i < P * R; ++i) {
-      good[i] &= AddLeaves(Load(leaves + i * kLanes), fixed[i]);
-      Store(leaves + i * kLanes, Zero());
+    const PreparedRow* own = codes + g * stride;
+    F leaves[P * R];
+    if (exact && end == begin + 1) {
+      // The product rounds as its sum with 0 does, but for the sign of a zero, which fixed point does not
+      // see.
+      ForTerm<int4, R, P>(m, at, m.terms[begin], base, first_group + g, own,
+                          [&](int i, F sum, F scale)
+                              __attribute__((always_inline)) { leaves[i] = Mul(sum, scale); });
+    } else {
+      for (int32_t t = begin; t < end; ++t)
+        AddTerm<int4, R, P>(m, at, m.terms[t], base, first_group + g, own, totals);
+      if (!exact) continue;
+      PACELINE_UNROLL
+      for (int i = 0; i < P * R; ++i) {
+        leaves[i] = Load(totals + i * kLanes);
+        Store(totals + i * kLanes, Zero());
+      }
     }
+    // Magnitudes order as their bits do, infinities and NaN above all numbers.
+    I largest = ZeroI();
+    PACELINE_UNROLL
+    for (int i = 0; i < P * R; ++i) largest = MaxUnsigned(largest, CastI(Abs(leaves[i])));
+    if (__builtin_expect(Bits(LessI(largest, CastI(Set1(kLeafLimit)))) == 0xFFFF, 1)) {
+      PACELINE_UNROLL
+      for (int i = 0; i < P * R; ++i) AddFixed(fixed[i], leaves[i]);
+      continue;
+    }
+    PACELINE_UNROLL
+    for (int i = 0; i < P * R; ++i)
+      AddChecked(leaves[i], to.hidden - (at.panel + i / R) * kLanes, fixed[i], to.row_errors + rows[i % R]);
   }
   for (int p = 0; p < P; ++p) {
     const int64_t output = (at.panel + p) * kLanes, left = to.hidden - output;
     for (int r = 0; r < R; ++r) {
       const int64_t place = rows[r] * to.hidden + output;
       if (exact) {
-        FlagError(good[p * R + r], left, to.row_errors + rows[r]);
         AddSums(fixed[p * R + r], left, to.sums + place);
       } else {
-        StoreUpTo(to.loose + place, Add(LoadUpTo(to.loose + place, left), Load(leaves + (p * R + r) * kLanes)), left);
+        const F sum = Load(totals + (p * R + r) * kLanes);
+        StoreUpTo(to.loose + place, Add(LoadUpTo(to.loose + place, left), sum), left);
       }
     }
   }
 }
 template <bool exact, bool int4, int P>
 PACELINE_INLINE void LeafTileOf(int64_t tile, const Matrix& m, const Panels& at, int64_t first_group,
-                                int64_t groups, const PreparedRow* codes, int64_t stride,
-                                const int32_t* rows, const LeafSums& to) {
+                                int64_t groups, const PreparedRow* codes, int64_t stride, const int32_t* rows,
+                                const LeafSums& to) {
   switch (tile) {
     case 1:
       return LeafTile<exact, int4, 1, P>(m, at, first_group, groups, codes, stride, rows, to);
@@ -170,11 +189,11 @@ PACELINE_INLINE void LeafTileOf(int64_t tile, const Matrix& m, const Panels& at,
     case 4:
       return LeafTile<exact, int4, 4, P>(m, at, first_group, groups, codes, stride, rows, to);
     case 5:
-      return LeafTile<exact, int4, kCodeRows < 5 ? 1 : 5, P>(m, at, first_group, groups, codes, stride, rows,
-                                                             to);
+      return LeafTile < exact, int4,
+             kCodeRows<5 ? 1 : 5, P>(m, at, first_group, groups, codes, stride, rows, to);
     default:
-      return LeafTile<exact, int4, kCodeRows < 6 ? 1 : 6, P>(m, at, first_group, groups, codes, stride, rows,
-                                                             to);
+      return LeafTile < exact, int4,
+             kCodeRows<6 ? 1 : 6, P>(m, at, first_group, groups, codes, stride, rows, to);
   }
 }
 
@@ -223,8 +242,7 @@ inline void DownFloats(const TaskState& s, int64_t output, const LeafSums& to) {
         for (int64_t n = output; n < Least(to.hidden, output + kFloatPanel); n += kLanes) {
           const int32_t row = rows[first + r];
           Fixed fixed = ZeroFixed();
-          const uint32_t good = AddLeaves(Load(leaves + r * kFloatPanel + n - output), fixed);
-          FlagError(good, to.hidden - n, to.row_errors + row);
+          AddChecked(Load(leaves + r * kFloatPanel + n - output), to.hidden - n, fixed, to.row_errors + row);
           AddSums(fixed, to.hidden - n, to.sums + row * to.hidden + n);
         }
       }
@@ -248,7 +266,7 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
                                const LeafSums& to) {
   const int64_t hidden = x.width, count = static_cast<int64_t>(tasks.size());
   TaskState* states = workspace.Take<TaskState>(count);
-  int64_t chunks = 0, active = 0;
+  int64_t chunks = 0, active = 0, up_work = 0, down_work = 0;
   bool integer_inputs = false;
   for (int64_t t = 0; t < count; ++t) {
     const ExpertTask& task = tasks.data()[t];
@@ -279,6 +297,9 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
     }
     integer_inputs = integer_inputs || expert->gate.view.integer() || expert->up.view.integer();
     chunks += Parts(s.columns, kColumnChunk);
+    const int64_t lines = Parts(s.columns, kLanes) * Parts(hidden, kOctet);
+    up_work += 2 * lines * (5 * s.rows + 6);
+    down_work += lines * (5 * s.rows + 6);
   }
   PreparedRow* prepared = nullptr;  // [x.rows]
   if (integer_inputs) {
@@ -303,7 +324,7 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
   for (int32_t t = 0; t < active; ++t) {
     for (int32_t i = 0; i < Parts(states[t].columns, kColumnChunk); ++i) items[c++] = {t, i};
   }
-  pool.Run(chunks, [=, &x](int64_t i) {
+  RunParts(pool, chunks, up_work, [=, &x](int64_t i) {
     const TaskState& s = states[items[i].task];
     const Item then = items[i + 1 < chunks ? i + 1 : i];
     const TaskState& after = states[then.task];
@@ -315,7 +336,7 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
   const int64_t stretches = Parts(hidden, kColumnChunk);
   const int64_t most = x.rows > 8 ? 1 : stretches / (8 * pool.threads());
   const int64_t stretch = kColumnChunk * (most < 1 ? 1 : most);
-  pool.Run(Parts(hidden, stretch), [=, &to](int64_t part) {
+  RunParts(pool, Parts(hidden, stretch), down_work, [=, &to](int64_t part) {
     const int64_t begin = part * stretch, end = Least(hidden, begin + stretch);
     for (int64_t t = 0; t < active; ++t) {
       const bool last = t + 1 == active;

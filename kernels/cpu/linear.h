@@ -160,7 +160,7 @@ void LinearForward(ThreadPool& pool, const Linear& linear, const Activations& x,
   const int64_t panels = m.panels();
   if (!m.integer()) {
     Require(x.values != nullptr, "linear: a float layer needs values");
-    pool.Run(panels, [&](int64_t panel) {
+    RunParts(pool, panels, panels * m.inputs * (4 * x.rows + 8), [&](int64_t panel) {
       alignas(64) float totals[kRowChunk * kFloatPanel];
       const int64_t left = m.outputs - panel * kFloatPanel;
       for (int64_t first = 0; first < x.rows; first += kRowChunk) {
