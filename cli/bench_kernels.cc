@@ -3,7 +3,6 @@
 // its turn comes; calls repeat for a while and the median counts.
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <functional>
 #include <numeric>
 #include <string>
@@ -17,10 +16,10 @@
 #include "cli/commands.h"
 #include "cli/compute.h"
 #include "cli/console.h"
+#include "cli/random_weights.h"
 #include "kernels/cpu/bandwidth.h"
 #include "kernels/cpu/cpu.h"
 #include "nlohmann/json.hpp"
-#include "worker/local_workers.h"
 
 namespace paceline::cli {
 namespace {
@@ -28,7 +27,6 @@ namespace {
 using kernels::ActivationContract;
 using kernels::Activations;
 using kernels::KernelTable;
-using kernels::PlainLinear;
 using kernels::WeightFormat;
 
 // Qwen3.5-122B-A10B.
@@ -51,57 +49,6 @@ struct Figure {
   int64_t bytes = 0;  // read once
   double ops = 0;     // a product and its sum are two
 };
-
-// xorshift64*: weights need no better.
-class Noise {
- public:
-  explicit Noise(uint64_t seed) : state_(seed * 0x9E3779B97F4A7C15ull + 1) {}
-  uint64_t Next() {
-    state_ ^= state_ >> 12;
-    state_ ^= state_ << 25;
-    state_ ^= state_ >> 27;
-    return state_ * 0x2545F4914F6CDD1Dull;
-  }
-  float Uniform() { return static_cast<float>(static_cast<int32_t>(Next() >> 32)) * 0x1p-31f; }
-  std::vector<float> Floats(int64_t count, float amplitude = 1.0f) {
-    std::vector<float> out(static_cast<size_t>(count));
-    for (float& x : out) x = Uniform() * amplitude;
-    return out;
-  }
-
- private:
-  uint64_t state_;
-};
-
-PlainLinear RandomLinear(WeightFormat format, int64_t outputs, int64_t inputs, int64_t group, uint64_t seed) {
-  Noise noise(seed);
-  PlainLinear w;
-  w.format = format;
-  w.outputs = outputs;
-  w.inputs = inputs;
-  const int64_t size = format == WeightFormat::kF32 ? 4 : format == WeightFormat::kBF16 ? 2 : 1;
-  w.data.resize(static_cast<size_t>(outputs * inputs * size));
-  for (size_t i = 0; i + 8 <= w.data.size(); i += 8) {
-    uint64_t bits = noise.Next();
-    if (format == WeightFormat::kInt4) bits &= 0x0F0F0F0F0F0F0F0Full;
-    // Numbers below 2: no NaN, no overflow.
-    if (format == WeightFormat::kFp8Block128) bits &= 0xBFBFBFBFBFBFBFBFull;
-    if (format == WeightFormat::kBF16) bits &= 0xBF7FBF7FBF7FBF7Full;
-    if (format == WeightFormat::kInt8) bits &= 0x7F7F7F7F7F7F7F7Full;
-    std::memcpy(w.data.data() + i, &bits, 8);
-  }
-  int64_t scales = 0;
-  if (kernels::IsInteger(format)) {
-    w.group = group;
-    scales = outputs * w.groups();
-  } else if (format == WeightFormat::kFp8Block128) {
-    scales = w.row_blocks() * w.column_blocks();
-  }
-  w.scales.resize(static_cast<size_t>(scales));
-  // Exact in F16, as a checkpoint's are.
-  for (float& s : w.scales) s = static_cast<float>(1 + noise.Next() % 1023) * 0x1p-20f;
-  return w;
-}
 
 class KernelBench {
  public:

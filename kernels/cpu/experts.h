@@ -107,8 +107,7 @@ inline void DownFloats(const TaskState& s, int64_t output, const LeafSums& to) {
         for (int64_t n = output; n < Least(to.hidden, output + kFloatPanel); n += kLanes) {
           const int32_t row = rows[first + r];
           Fixed fixed = ZeroFixed();
-          const uint32_t good = AddLeaves(Load(leaves + r * kFloatPanel + n - output), fixed);
-          FlagError(good, to.hidden - n, to.row_errors + row);
+          AddChecked(Load(leaves + r * kFloatPanel + n - output), to.hidden - n, fixed, to.row_errors + row);
           AddSums(fixed, to.hidden - n, to.sums + row * to.hidden + n);
         }
       }
@@ -143,7 +142,7 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
                                const LeafSums& to) {
   const int64_t hidden = x.width, count = static_cast<int64_t>(tasks.size());
   TaskState* states = workspace.Take<TaskState>(count);
-  int64_t chunks = 0, active = 0;
+  int64_t chunks = 0, active = 0, up_work = 0, down_work = 0;
   bool integer_inputs = false;
   for (int64_t t = 0; t < count; ++t) {
     const ExpertTask& task = tasks.data()[t];
@@ -174,6 +173,9 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
     }
     integer_inputs = integer_inputs || expert->gate.view.integer() || expert->up.view.integer();
     chunks += Parts(s.columns, kColumnChunk);
+    const int64_t lines = Parts(s.columns, kLanes) * Parts(hidden, kOctet);
+    up_work += 2 * lines * (5 * s.rows + 6);
+    down_work += lines * (5 * s.rows + 6);
   }
   PreparedRow* prepared = nullptr;  // [x.rows]
   if (integer_inputs) {
@@ -198,7 +200,7 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
   for (int32_t t = 0; t < active; ++t) {
     for (int32_t i = 0; i < Parts(states[t].columns, kColumnChunk); ++i) items[c++] = {t, i};
   }
-  pool.Run(chunks, [=, &x](int64_t i) {
+  RunParts(pool, chunks, up_work, [=, &x](int64_t i) {
     const TaskState& s = states[items[i].task];
     const Item then = items[i + 1 < chunks ? i + 1 : i];
     const TaskState& after = states[then.task];
@@ -210,7 +212,7 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
   const int64_t stretches = Parts(hidden, kColumnChunk);
   const int64_t most = x.rows > 8 ? 1 : stretches / (8 * pool.threads());
   const int64_t stretch = kColumnChunk * (most < 1 ? 1 : most);
-  pool.Run(Parts(hidden, stretch), [=, &to](int64_t part) {
+  RunParts(pool, Parts(hidden, stretch), down_work, [=, &to](int64_t part) {
     const int64_t begin = part * stretch, end = Least(hidden, begin + stretch);
     for (int64_t t = 0; t < active; ++t) {
       const bool last = t + 1 == active;

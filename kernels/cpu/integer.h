@@ -209,11 +209,11 @@ PACELINE_INLINE void SumTerm(const Matrix& m, const Panels& at, const Term& term
 // Rows of a tile that is not the only one: nearly equal tiles of more than kCodeRows rows have half of that.
 constexpr int kFewestOfMany = kCodeRows / 2;
 
-// SumTerm, scaled and added to totals [P][R] vectors, which are memory: the sums of a term need the
-// registers. `base_group`: the activation group that the rows start with.
-template <bool int4, int R, int P>
-PACELINE_INLINE void AddTerm(const Matrix& matrix, const Panels& at, const Term& term, int64_t base,
-                             int64_t base_group, const PreparedRow* rows, float* totals) {
+// SumTerm; then calls `use(i, sum, scale)` for every sum of [P * R] and what it has to be multiplied by.
+// `base_group`: the activation group that the rows start with.
+template <bool int4, int R, int P, class Use>
+PACELINE_INLINE void ForTerm(const Matrix& matrix, const Panels& at, const Term& term, int64_t base,
+                             int64_t base_group, const PreparedRow* rows, const Use& use) {
   I exact[P * R];
   if (at.tiles == 1 || R < kFewestOfMany) {
     SumTerm<int4, R, P, false>(matrix, at, term, base, rows, exact);
@@ -221,7 +221,6 @@ PACELINE_INLINE void AddTerm(const Matrix& matrix, const Panels& at, const Term&
     SumTerm<int4, R, P, true>(matrix, at, term, base, rows, exact);
   }
   rows = Afresh(rows);
-  totals = Afresh(totals);
   const Matrix& m = *Afresh(&matrix);
   const int64_t row_group = term.activation_group - base_group;
   PACELINE_UNROLL
@@ -232,12 +231,20 @@ PACELINE_INLINE void AddTerm(const Matrix& matrix, const Panels& at, const Term&
     Prefetch(static_cast<const uint8_t*>(m.scales) +
              (scale_at + P * m.groups * kLanes) * (m.scale_format == ScaleFormat::kF32 ? 4 : 2));
     PACELINE_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const F product = Mul(scale, Set1(rows[r].scales[row_group]));
-      float* total = totals + (p * R + r) * kLanes;
-      Store(total, Fma(ToFloat(exact[p * R + r]), product, Load(total)));
-    }
+    for (int r = 0; r < R; ++r)
+      use(p * R + r, ToFloat(exact[p * R + r]), Mul(scale, Set1(rows[r].scales[row_group])));
   }
+}
+
+// Adds a term to totals [P][R] vectors, which are memory: the sums of a term need the registers.
+template <bool int4, int R, int P>
+PACELINE_INLINE void AddTerm(const Matrix& m, const Panels& at, const Term& term, int64_t base,
+                             int64_t base_group, const PreparedRow* rows, float* totals) {
+  float* to = Afresh(totals);
+  ForTerm<int4, R, P>(m, at, term, base, base_group, rows,
+                      [=](int i, F sum, F scale) __attribute__((always_inline)) {
+                        Store(to + i * kLanes, Fma(sum, scale, Load(to + i * kLanes)));
+                      });
 }
 
 // All inputs of P panels for R rows: totals [P][R] vectors of 16 outputs.
@@ -270,9 +277,9 @@ PACELINE_INLINE void IntegerTileOf(int64_t rows, const Matrix& m, const Panels& 
     case 4:
       return IntegerTile<int4, 4, P>(m, at, of, totals);
     case 5:
-      return IntegerTile < int4, kCodeRows<5 ? 1 : 5, P>(m, at, of, totals);
+      return IntegerTile<int4, (kCodeRows < 5 ? 1 : 5), P>(m, at, of, totals);
     default:
-      return IntegerTile < int4, kCodeRows<6 ? 1 : 6, P>(m, at, of, totals);
+      return IntegerTile<int4, (kCodeRows < 6 ? 1 : 6), P>(m, at, of, totals);
   }
 }
 

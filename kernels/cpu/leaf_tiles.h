@@ -7,33 +7,54 @@ __attribute__((noinline)) void LeafTile(const Matrix& m, const Panels& at, int64
                                         int64_t groups, const PreparedRow* codes, int64_t stride,
                                         const int32_t* rows, const LeafSums& to) {
   Fixed fixed[P * R];
-  uint32_t good[P * R];
-  alignas(64) float leaves[P * R * kLanes];
+  alignas(64) float totals[P * R * kLanes];  // of a group of several terms, or without the contract of all
   for (int i = 0; i < P * R; ++i) {
     fixed[i] = ZeroFixed();
-    good[i] = 0xFFFF;
-    Store(leaves + i * kLanes, Zero());
+    Store(totals + i * kLanes, Zero());
   }
   for (int64_t g = 0; g < groups; ++g) {
     const int32_t begin = m.first_term[first_group + g], end = m.first_term[first_group + g + 1];
     const int64_t base = m.terms[begin].first_octet;
-    for (int32_t t = begin; t < end; ++t)
-      AddTerm<int4, R, P>(m, at, m.terms[t], base, first_group + g, codes + g * stride, leaves);
-    for (int i = 0; exact && i < P * R; ++i) {
-      good[i] &= AddLeaves(Load(leaves + i * kLanes), fixed[i]);
-      Store(leaves + i * kLanes, Zero());
+    const PreparedRow* own = codes + g * stride;
+    F leaves[P * R];
+    if (exact && end == begin + 1) {
+      // The product rounds as its sum with 0 does, but for the sign of a zero, which fixed point does not
+      // see.
+      ForTerm<int4, R, P>(m, at, m.terms[begin], base, first_group + g, own,
+                          [&](int i, F sum, F scale)
+                              __attribute__((always_inline)) { leaves[i] = Mul(sum, scale); });
+    } else {
+      for (int32_t t = begin; t < end; ++t)
+        AddTerm<int4, R, P>(m, at, m.terms[t], base, first_group + g, own, totals);
+      if (!exact) continue;
+      PACELINE_UNROLL
+      for (int i = 0; i < P * R; ++i) {
+        leaves[i] = Load(totals + i * kLanes);
+        Store(totals + i * kLanes, Zero());
+      }
     }
+    // Magnitudes order as their bits do, infinities and NaN above all numbers.
+    I largest = ZeroI();
+    PACELINE_UNROLL
+    for (int i = 0; i < P * R; ++i) largest = MaxUnsigned(largest, CastI(Abs(leaves[i])));
+    if (__builtin_expect(Bits(LessI(largest, CastI(Set1(kLeafLimit)))) == 0xFFFF, 1)) {
+      PACELINE_UNROLL
+      for (int i = 0; i < P * R; ++i) AddFixed(fixed[i], leaves[i]);
+      continue;
+    }
+    PACELINE_UNROLL
+    for (int i = 0; i < P * R; ++i)
+      AddChecked(leaves[i], to.hidden - (at.panel + i / R) * kLanes, fixed[i], to.row_errors + rows[i % R]);
   }
   for (int p = 0; p < P; ++p) {
     const int64_t output = (at.panel + p) * kLanes, left = to.hidden - output;
     for (int r = 0; r < R; ++r) {
       const int64_t place = rows[r] * to.hidden + output;
       if (exact) {
-        FlagError(good[p * R + r], left, to.row_errors + rows[r]);
         AddSums(fixed[p * R + r], left, to.sums + place);
       } else {
-        StoreUpTo(to.loose + place,
-                  Add(LoadUpTo(to.loose + place, left), Load(leaves + (p * R + r) * kLanes)), left);
+        const F sum = Load(totals + (p * R + r) * kLanes);
+        StoreUpTo(to.loose + place, Add(LoadUpTo(to.loose + place, left), sum), left);
       }
     }
   }
@@ -52,11 +73,11 @@ PACELINE_INLINE void LeafTileOf(int64_t tile, const Matrix& m, const Panels& at,
     case 4:
       return LeafTile<exact, int4, 4, P>(m, at, first_group, groups, codes, stride, rows, to);
     case 5:
-      return LeafTile < exact, int4,
-             kCodeRows<5 ? 1 : 5, P>(m, at, first_group, groups, codes, stride, rows, to);
+      return LeafTile<exact, int4, (kCodeRows < 5 ? 1 : 5), P>(m, at, first_group, groups, codes, stride,
+                                                               rows, to);
     default:
-      return LeafTile < exact, int4,
-             kCodeRows<6 ? 1 : 6, P>(m, at, first_group, groups, codes, stride, rows, to);
+      return LeafTile<exact, int4, (kCodeRows < 6 ? 1 : 6), P>(m, at, first_group, groups, codes, stride,
+                                                               rows, to);
   }
 }
 

@@ -20,15 +20,12 @@ PACELINE_INLINE void AddSums(const Fixed& fixed, int64_t left, int64_t* sums) {
   AddTo(padded, fixed);
   for (int64_t i = 0; i < left; ++i) sums[i] += padded[i];
 }
-PACELINE_INLINE void FlagError(uint32_t good, int64_t left, uint8_t* row_error) {
-  const uint32_t existing = left >= 16 ? 0xFFFFu : (1u << left) - 1;
-  if ((good & existing) != existing) __atomic_store_n(row_error, uint8_t{1}, __ATOMIC_RELAXED);
-}
-// Adds the leaves that are small enough; the bits that come back say which.
-PACELINE_INLINE uint32_t AddLeaves(F leaf, Fixed& fixed) {
+// Adds the leaves that are small enough; one that is not, among the `left` that exist, is an error.
+PACELINE_INLINE void AddChecked(F leaf, int64_t left, Fixed& fixed, uint8_t* row_error) {
   const M good = Less(Abs(leaf), Set1(kLeafLimit));
+  const uint32_t existing = left >= 16 ? 0xFFFFu : (1u << left) - 1;
+  if ((Bits(good) & existing) != existing) __atomic_store_n(row_error, uint8_t{1}, __ATOMIC_RELAXED);
   AddFixed(fixed, Select(good, leaf, Zero()));
-  return Bits(good);
 }
 
 // The part of an expert's down projection that one task asks for.
@@ -56,7 +53,7 @@ PACELINE_INLINE void DownByPanels(const LeafTask& task, int64_t begin, int64_t e
                        return StoreUpTo(sum, Add(LoadUpTo(sum, left), leaf), left);
                      }
                      Fixed fixed = ZeroFixed();
-                     FlagError(AddLeaves(leaf, fixed), left, to.row_errors + task.rows[r]);
+                     AddChecked(leaf, left, fixed, to.row_errors + task.rows[r]);
                      AddSums(fixed, left, to.sums + place);
                    });
     }

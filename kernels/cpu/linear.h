@@ -166,7 +166,7 @@ void LinearForward(ThreadPool& pool, const Linear& linear, const Activations& x,
 #ifdef PACELINE_TILES
     if (m.native) return NativeLinear(pool, m, x.values, x.rows, y, stride);
 #endif
-    pool.Run(panels, [&](int64_t panel) {
+    RunParts(pool, panels, panels * m.inputs * (4 * x.rows + 8), [&](int64_t panel) {
       alignas(64) float totals[kRowChunk * kFloatPanel];
       const int64_t left = m.outputs - panel * kFloatPanel;
       for (int64_t first = 0; first < x.rows; first += kRowChunk) {

@@ -70,6 +70,7 @@ template <int n>
 PACELINE_INLINE I Sra(I x) {
   return {_mm256_srai_epi32(x.a, n), _mm256_srai_epi32(x.b, n)};
 }
+PACELINE_INLINE I MaxUnsigned(I x, I y) { return {_mm256_max_epu32(x.a, y.a), _mm256_max_epu32(x.b, y.b)}; }
 PACELINE_INLINE M LessI(I x, I y) { return {_mm256_cmpgt_epi32(y.a, x.a), _mm256_cmpgt_epi32(y.b, x.b)}; }
 PACELINE_INLINE M EqualI(I x, I y) { return {_mm256_cmpeq_epi32(x.a, y.a), _mm256_cmpeq_epi32(x.b, y.b)}; }
 // Ordered: false where one is NaN.

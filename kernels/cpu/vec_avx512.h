@@ -53,6 +53,7 @@ template <int n>
 PACELINE_INLINE I Sra(I x) {
   return _mm512_srai_epi32(x, n);
 }
+PACELINE_INLINE I MaxUnsigned(I x, I y) { return _mm512_max_epu32(x, y); }
 PACELINE_INLINE M LessI(I x, I y) { return _mm512_cmplt_epi32_mask(x, y); }
 PACELINE_INLINE M EqualI(I x, I y) { return _mm512_cmpeq_epi32_mask(x, y); }
 // Ordered: false where one is NaN.
@@ -235,12 +236,11 @@ struct Fixed {
   __m512i low, high;
 };
 PACELINE_INLINE Fixed ZeroFixed() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
+// The product is exact, whatever x: a power of two, upwards.
 PACELINE_INLINE void AddFixed(Fixed& sums, F x) {
-  const __m512d scale = _mm512_set1_pd(0x1p32);
-  const __m512d low = _mm512_mul_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), scale);
-  const __m512d high = _mm512_mul_pd(_mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)), scale);
-  sums.low = _mm512_add_epi64(sums.low, _mm512_cvtpd_epi64(low));
-  sums.high = _mm512_add_epi64(sums.high, _mm512_cvtpd_epi64(high));
+  const F scaled = Mul(x, Set1(0x1p32f));
+  sums.low = _mm512_add_epi64(sums.low, _mm512_cvtps_epi64(_mm512_castps512_ps256(scaled)));
+  sums.high = _mm512_add_epi64(sums.high, _mm512_cvtps_epi64(_mm512_extractf32x8_ps(scaled, 1)));
 }
 PACELINE_INLINE void AddTo(int64_t* to, const Fixed& sums) {
   _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), sums.low));

@@ -335,6 +335,19 @@ TEST_F(OptionsTest, CountsBelongToAText) {
   ExpectUsageError({"tokenize", "m", "--decode-json", "f", "--counts", "c"}, {"--counts", "--text-file"});
 }
 
+TEST_F(OptionsTest, BenchKernelsNeedsNoModel) {
+  const auto plain = Get<BenchKernelsOptions>({"bench", "kernels"});
+  EXPECT_EQ(plain.filter, "");
+  EXPECT_FALSE(plain.json || plain.markdown);
+  const auto some = Get<BenchKernelsOptions>(
+      {"bench", "kernels", "--filter", "experts", "--threads", "2", "--isa", "vnni", "--markdown"});
+  EXPECT_EQ(some.filter, "experts");
+  EXPECT_EQ(some.compute.threads, 2);
+  EXPECT_EQ(some.compute.isa, "vnni");
+  EXPECT_TRUE(some.markdown);
+  ExpectUsageError({"bench", "kernels", "--seconds", "-1"}, {"--seconds"});
+}
+
 TEST_F(OptionsTest, ACommandIsAskedForByName) {
   ExpectUsageError({}, {"error: CFG-002", "give a command: serve, worker, generate"});
   ExpectUsageError({"bench"}, {"give a command: step"});
@@ -350,6 +363,7 @@ TEST_F(OptionsTest, HelpAndVersionGoToStdoutWithStatusZero) {
                                                   {"verify"},
                                                   {"bench", "step"},
                                                   {"bench", "draft"},
+                                                  {"bench", "kernels"},
                                                   {"tokenize"},
                                                   {"status"},
                                                   {"synth"}}) {
