@@ -21,7 +21,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -72,8 +71,7 @@ class LlamaCpp:
         call(*pip, "install", "-q", "--disable-pip-version-check", "-r", BENCH / "llama_requirements.txt")
         call(*pip, "download", "-q", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:", "-d", VENV,
              f"llama-cpp-python=={VERSION}")
-        with tarfile.open(VENV / f"llama_cpp_python-{VERSION}.tar.gz") as archive:
-            archive.extractall(VENV, filter="data")
+        call("tar", "-xzf", VENV / f"llama_cpp_python-{VERSION}.tar.gz", "-C", VENV)
         say("llama.cpp: building with native flags")
         call("cmake", "-S", self.source / "vendor/llama.cpp", "-B", self.build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
              "-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
