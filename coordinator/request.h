@@ -24,6 +24,7 @@ struct SamplingOptions {
   std::optional<int64_t> top_k = {};  // 0 = off
   std::optional<float> min_p = {};
   std::optional<uint64_t> seed = {};
+  uint32_t choice = 0;  // of several answers to one prompt: each its own noise under one seed
   std::optional<float> presence_penalty = {};    // 0 = off
   std::optional<float> frequency_penalty = {};   // 0 = off
   std::optional<float> repetition_penalty = {};  // 1 = off

@@ -22,11 +22,6 @@ constexpr size_t kMaxStopBytes = 1024;
 constexpr size_t kMaxStopTokens = 1024;
 constexpr float kMaxBias = 100.0f;  // as OpenAI bounds it
 
-uint64_t RandomSeed() {
-  std::random_device device;
-  return (uint64_t{device()} << 32) | device();
-}
-
 // The ranges clients know from OpenAI and vLLM; far outside of them a logit would leave fp32.
 absl::Status CheckPenalties(const Sampling& sampling) {
   const auto check = [](const char* field, float value, float low, float high) -> absl::Status {
@@ -72,6 +67,11 @@ absl::StatusOr<std::shared_ptr<const LogitAdjustments>> ResolveAdjustments(const
 
 }  // namespace
 
+uint64_t RandomSeed() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
 absl::StatusOr<Sampling> ResolveSampling(const SamplingOptions& options, const GenerationDefaults& defaults,
                                          int64_t vocab, const Tokenizer* tokenizer) {
   Sampling sampling;
@@ -99,6 +99,7 @@ absl::StatusOr<Sampling> ResolveSampling(const SamplingOptions& options, const G
   }
   sampling.top_k = top_k >= vocab ? 0 : static_cast<int32_t>(top_k);
   sampling.seed = options.seed.has_value() ? *options.seed : RandomSeed();
+  sampling.choice = options.choice;
   sampling.repetition_penalty = options.repetition_penalty.value_or(1.0f);
   sampling.presence_penalty = options.presence_penalty.value_or(0.0f);
   sampling.frequency_penalty = options.frequency_penalty.value_or(0.0f);

@@ -21,6 +21,9 @@ struct GenerationDefaults {
   std::vector<TokenId> eos_token_ids = {};
 };
 
+// What a request without a seed gets.
+uint64_t RandomSeed();
+
 // Request, then file, then 1.0 / off / 1.0 / 0 for temperature, top_k, top_p, min_p. An absent seed is drawn
 // from the machine. Of the allowed ids those stay that `tokenizer`, where given, has. REQ-001 names a knob
 // outside its range, and allowed ids of which none is left.
