@@ -253,7 +253,8 @@ absl::Status Engine::ResolveConstraint(const GenerateRequest& request, SequenceS
 absl::Status Engine::Check(const GenerateRequest& request) const { return Resolve(request).status(); }
 
 absl::StatusOr<std::shared_ptr<GenerationTicket>> Engine::Submit(GenerateRequest request,
-                                                                 std::shared_ptr<GenerationSink> sink) {
+                                                                 std::shared_ptr<GenerationSink> sink,
+                                                                 std::shared_ptr<GenerationTicket> ticket) {
   RETURN_IF_ERROR(Degraded());
   ASSIGN_OR_RETURN(std::unique_ptr<Admission::Place> place, door_.Enter(request.key, BytesOf(request)));
   ASSIGN_OR_RETURN(SequenceSpec spec, Resolve(request));
@@ -270,9 +271,9 @@ absl::StatusOr<std::shared_ptr<GenerationTicket>> Engine::Submit(GenerateRequest
   generation->queue_limit = request.stopping.queue_limit.value_or(queue_limit_);
   generation->place = std::move(place);
   generation->sink = std::move(sink);
-  generation->ticket = std::make_shared<GenerationTicket>();
+  if (ticket == nullptr) ticket = std::make_shared<GenerationTicket>();
+  generation->ticket = ticket;
   generation->submitted = parts_.clock->Now();
-  std::shared_ptr<GenerationTicket> ticket = generation->ticket;
   const std::string id = generation->request_id;
   {
     const std::lock_guard lock(tickets_mutex_);

@@ -117,8 +117,10 @@ class Engine {
   // Asks the door, checks the request and hands it over. On ok, `sink` will hear of it, OnFinished included;
   // else it hears nothing. REQ-001 (names the field), REQ-002, REQ-004, NET-001 while an expert has no
   // holder; Unimplemented (FEATURE_DISABLED) for a fixed depth where nothing can draft. Thread-safe.
-  absl::StatusOr<std::shared_ptr<GenerationTicket>> Submit(GenerateRequest request,
-                                                           std::shared_ptr<GenerationSink> sink);
+  // `ticket`: of another request, to be cancelled with it; null: one of its own.
+  absl::StatusOr<std::shared_ptr<GenerationTicket>> Submit(
+      GenerateRequest request, std::shared_ptr<GenerationSink> sink,
+      std::shared_ptr<GenerationTicket> ticket = nullptr);
 
   // Cancels whatever runs or waits under this id; false when nothing does. Thread-safe.
   bool Abort(const std::string& request_id);

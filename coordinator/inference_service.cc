@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "coordinator/api_error.h"
 #include "coordinator/chat_wire.h"
+#include "coordinator/choices.h"
 #include "coordinator/status_wire.h"
 #include "coordinator/wire.h"
 
@@ -170,60 +171,62 @@ absl::Status InferenceService::CheckModel(const std::string& model) const {
   return WithMetadata(WithField(std::move(status), "model"), "model", model);
 }
 
-absl::StatusOr<GenerateRequest> InferenceService::Accept(const pb::GenerateRequest& wire, CallBasics& call) {
+absl::StatusOr<WireRequest> InferenceService::Accept(const pb::GenerateRequest& wire, CallBasics& call) {
   RETURN_IF_ERROR(state_.Admit());
   RETURN_IF_ERROR(CheckModel(wire.model()));
   ASSIGN_OR_RETURN(WireRequest request, RequestFromWire(wire, chat_template_));
   RETURN_IF_ERROR(call.TakeId(wire.request_id()));
   call.shape = request.shape;
-  return std::move(request.request);
-}
-
-absl::StatusOr<std::shared_ptr<GenerationTicket>> InferenceService::Submit(
-    const pb::GenerateRequest& wire, std::shared_ptr<GenerationSink> sink, CallBasics& call) {
-  ASSIGN_OR_RETURN(GenerateRequest request, Accept(wire, call));
-  return engine_.Submit(std::move(request), std::move(sink));
+  return request;
 }
 
 // Generate: collects, then answers once.
-class InferenceService::UnaryCall final : public grpc::ServerUnaryReactor, public GenerationSink {
+class InferenceService::UnaryCall final : public grpc::ServerUnaryReactor, public ChoicesSink {
  public:
   UnaryCall(RequestIds& ids, pb::GenerateResponse* response) : basics_(ids), response_(response) {}
 
   void Begin(std::shared_ptr<UnaryCall> self, InferenceService& service, const pb::GenerateRequest& request) {
     self_ = self;
-    auto ticket = service.Submit(request, std::move(self), basics_);
-    if (!ticket.ok()) {
+    const auto submit = [&]() -> absl::Status {
+      ASSIGN_OR_RETURN(WireRequest wire, service.Accept(request, basics_));
+      for (int32_t i = 0; i < wire.choices; ++i)
+        response_->add_outputs()->set_index(static_cast<uint32_t>(i));
+      ASSIGN_OR_RETURN(std::shared_ptr<GenerationTicket> ticket,
+                       SubmitChoices(service.engine_, std::move(wire.request), wire.choices, self));
+      const std::lock_guard lock(mutex_);
+      ticket_ = std::move(ticket);
+      if (gone_) ticket_->Cancel();
+      return absl::OkStatus();
+    };
+    if (const absl::Status submitted = submit(); !submitted.ok()) {
       basics_.ReturnId();
-      return Finish(ToGrpc(ticket.status()));
+      Finish(ToGrpc(submitted));
     }
-    ticket_ = *std::move(ticket);
   }
 
-  void OnStarted(const GenerationStarted& started) override {
-    response_->set_request_id(started.request_id);
-    response_->add_outputs();
-  }
-  void OnTokens(std::vector<GeneratedToken> tokens) override {
-    pb::Output* output = response_->mutable_outputs(0);
+  void OnStarted(const GenerationStarted& started) override { response_->set_request_id(started.request_id); }
+  void OnTokens(uint32_t index, std::vector<GeneratedToken> tokens) override {
+    pb::Output* output = response_->mutable_outputs(static_cast<int>(index));
     for (const GeneratedToken& token : tokens) {
       if (basics_.shape.text) output->mutable_text()->append(token.text);
       TokenToWire(token, basics_.shape, output->add_tokens());
     }
   }
-  void OnFinished(const GenerationEnd& end) override {
+  void OnChoice(uint32_t index, const GenerationEnd& end) override {
+    pb::Finished finished;
+    FinishedToWire(end, &finished);
+    response_->mutable_outputs(static_cast<int>(index))->set_reason(finished.reason());
+  }
+  void OnEnd(const GenerationEnd& end) override {
     basics_.ReturnId();
     const grpc::Status status = CallStatus(end);
-    if (status.ok()) {
-      pb::Finished finished;
-      FinishedToWire(end, &finished);
-      response_->mutable_outputs(0)->set_reason(finished.reason());
-      CompletedToWire(end, response_->mutable_completed());
-    }
+    if (status.ok()) CompletedToWire(end, response_->mutable_completed());
     Finish(status);
   }
 
   void OnCancel() override {
+    const std::lock_guard lock(mutex_);
+    gone_ = true;
     if (ticket_ != nullptr) ticket_->Cancel();
   }
   void OnDone() override { self_.reset(); }
@@ -231,15 +234,20 @@ class InferenceService::UnaryCall final : public grpc::ServerUnaryReactor, publi
  private:
   CallBasics basics_;
   pb::GenerateResponse* const response_;  // gRPC's, until OnDone
+  std::mutex mutex_;                      // guards the next two
   std::shared_ptr<GenerationTicket> ticket_;
+  bool gone_ = false;
   std::shared_ptr<UnaryCall> self_;
 };
 
 // The engine's side of GenerateStream: writes the log.
-class InferenceService::StreamWriter final : public GenerationSink {
+class InferenceService::StreamWriter final : public ChoicesSink {
  public:
-  StreamWriter(InferenceService& service, const CallBasics& basics)
-      : service_(service), basics_(basics), log_(std::make_shared<StreamLog>(basics.shape.resume_window)) {}
+  StreamWriter(InferenceService& service, const CallBasics& basics, int32_t choices)
+      : service_(service),
+        basics_(basics),
+        log_(std::make_shared<StreamLog>(basics.shape.resume_window)),
+        gathered_(static_cast<size_t>(choices)) {}
 
   const std::shared_ptr<StreamLog>& log() const { return log_; }
   CallBasics& basics() { return basics_; }
@@ -251,20 +259,26 @@ class InferenceService::StreamWriter final : public GenerationSink {
     StartedToWire(started, message.mutable_started());
     Send(std::move(message));
   }
-  void OnTokens(std::vector<GeneratedToken> tokens) override {
+  void OnTokens(uint32_t index, std::vector<GeneratedToken> tokens) override {
+    pb::Tokens& gathered = gathered_[index];
     for (const GeneratedToken& token : tokens) {
-      TokenToWire(token, basics_.shape, gathered_.add_tokens());
-      if (gathered_.tokens_size() >= basics_.shape.interval_tokens) SendGathered();
+      TokenToWire(token, basics_.shape, gathered.add_tokens());
+      if (gathered.tokens_size() >= basics_.shape.interval_tokens) SendGathered(index);
     }
   }
-  void OnFinished(const GenerationEnd& end) override {
+  void OnChoice(uint32_t index, const GenerationEnd& end) override {
+    SendGathered(index);
+    pb::GenerateStreamResponse finished;
+    FinishedToWire(end, finished.mutable_finished());
+    finished.mutable_finished()->set_output_index(index);
+    Send(std::move(finished));
+  }
+  void OnEnd(const GenerationEnd& end) override {
     basics_.ReturnId();
-    if (gathered_.tokens_size() > 0) SendGathered();
     const grpc::Status status = CallStatus(end);
+    // Of answers that were cut off, what had come.
+    for (uint32_t index = 0; index < gathered_.size(); ++index) SendGathered(index);
     if (status.ok()) {
-      pb::GenerateStreamResponse finished;
-      FinishedToWire(end, finished.mutable_finished());
-      Send(std::move(finished));
       pb::GenerateStreamResponse completed;
       CompletedToWire(end, completed.mutable_completed());
       Send(std::move(completed));
@@ -274,11 +288,12 @@ class InferenceService::StreamWriter final : public GenerationSink {
   }
 
  private:
-  void SendGathered() {
-    gathered_.set_channel("content");
+  void SendGathered(uint32_t index) {
+    if (gathered_[index].tokens_size() == 0) return;
     pb::GenerateStreamResponse message;
-    message.mutable_tokens()->Swap(&gathered_);
-    gathered_.Clear();
+    message.mutable_tokens()->Swap(&gathered_[index]);
+    message.mutable_tokens()->set_channel("content");
+    message.mutable_tokens()->set_output_index(index);
     Send(std::move(message));
   }
   void Send(pb::GenerateStreamResponse message) {
@@ -291,7 +306,7 @@ class InferenceService::StreamWriter final : public GenerationSink {
   const std::shared_ptr<StreamLog> log_;
   // The engine thread's.
   std::string request_id_;
-  pb::Tokens gathered_;
+  std::vector<pb::Tokens> gathered_;  // [choices]
 };
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext*,
@@ -312,15 +327,15 @@ grpc::ServerWriteReactor<pb::GenerateStreamResponse>* InferenceService::StartStr
     const pb::GenerateRequest& wire) {
   using Refused = RefusedCall<pb::GenerateStreamResponse>;
   CallBasics basics(request_ids_);
-  absl::StatusOr<GenerateRequest> request = Accept(wire, basics);
+  absl::StatusOr<WireRequest> request = Accept(wire, basics);
   if (!request.ok()) {
     basics.ReturnId();
     return new Refused(ToGrpc(request.status()));
   }
-  const auto writer = std::make_shared<StreamWriter>(*this, basics);
+  const auto writer = std::make_shared<StreamWriter>(*this, basics, request->choices);
   const auto reader = std::make_shared<StreamReader<pb::GenerateStreamResponse>>(writer->log(), 0);
   CHECK(writer->log()->Attach(reader, 0).ok());
-  auto ticket = engine_.Submit(*std::move(request), writer);
+  auto ticket = SubmitChoices(engine_, std::move(request->request), request->choices, writer);
   if (!ticket.ok()) {
     writer->basics().ReturnId();
     return new Refused(ToGrpc(ticket.status()));

@@ -12,6 +12,7 @@
 #include "coordinator/engine.h"
 #include "coordinator/server_stream.h"
 #include "coordinator/serving_state.h"
+#include "coordinator/wire.h"
 #include "paceline/inference/v1/inference.grpc.pb.h"
 
 namespace paceline {
@@ -62,13 +63,9 @@ class InferenceService final : public inference::v1::InferenceService::CallbackS
 
   absl::Status CheckModel(const std::string& model) const;
   // What can be refused before the engine has seen it is.
-  absl::StatusOr<GenerateRequest> Accept(const inference::v1::GenerateRequest& wire, class CallBasics& call);
+  absl::StatusOr<WireRequest> Accept(const inference::v1::GenerateRequest& wire, class CallBasics& call);
   grpc::ServerWriteReactor<inference::v1::GenerateStreamResponse>* StartStream(
       const inference::v1::GenerateRequest& wire);
-  absl::StatusOr<std::shared_ptr<GenerationTicket>> Submit(const inference::v1::GenerateRequest& wire,
-                                                           std::shared_ptr<GenerationSink> sink,
-                                                           class CallBasics& call);
-
   Engine& engine_;
   const ServingState& state_;
   const ChatTemplate* const chat_template_;

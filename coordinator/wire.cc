@@ -18,6 +18,7 @@ namespace {
 namespace pb = inference::v1;
 
 constexpr size_t kMaxRequestId = 128;
+constexpr uint32_t kMaxChoices = 128;
 // Longer limits than this mean none, and would overflow nanoseconds.
 constexpr int64_t kMaxLimitSeconds = 1'000'000'000;
 // A generation that nobody reads still takes a place.
@@ -33,11 +34,6 @@ absl::Status NotYet(std::string_view field) {
 
 // Fields that later work owns. Values that change nothing are accepted, since clients send them unasked.
 absl::Status CheckUnsupported(const pb::GenerateRequest& wire) {
-  const pb::SamplingParams& sampling = wire.sampling();
-  if (sampling.has_num_sequences() && sampling.num_sequences() == 0) {
-    return FieldError("sampling.num_sequences", "expected at least 1, got 0");
-  }
-  if (sampling.num_sequences() > 1) return NotYet("sampling.num_sequences");
   if (wire.response().has_prompt_logprobs()) return NotYet("response.prompt_logprobs");
   if (wire.response().usage_every_chunk()) return NotYet("response.usage_every_chunk");
   return absl::OkStatus();
@@ -292,6 +288,14 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire,
   if (wire.request_id().size() > kMaxRequestId) {
     return FieldError("request_id", absl::StrCat("expected at most ", kMaxRequestId, " bytes, got ",
                                                  wire.request_id().size()));
+  }
+  if (wire.sampling().has_num_sequences()) {
+    const uint32_t choices = wire.sampling().num_sequences();
+    if (choices < 1 || choices > kMaxChoices) {
+      return FieldError("sampling.num_sequences",
+                        absl::StrCat("expected 1 to ", kMaxChoices, ", got ", choices));
+    }
+    out.choices = static_cast<int32_t>(choices);
   }
   request.request_id = wire.request_id();
   request.priority = wire.priority();

@@ -29,6 +29,7 @@ struct ResponseShape {
 
 struct WireRequest {
   GenerateRequest request;
+  int32_t choices = 1;  // answers to the prompt
   ResponseShape shape;
 };
 

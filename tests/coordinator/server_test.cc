@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <semaphore>
 #include <thread>
@@ -377,13 +378,64 @@ TEST_F(ServerTest, WhatIsStillToComeIsUnimplementedByName) {
     EXPECT_EQ(FactsOf(FromGrpc(status)).reason, "FEATURE_DISABLED");
   };
   check("chat", [](auto* r) { r->mutable_chat(); });
-  check("sampling.num_sequences", [](auto* r) { r->mutable_sampling()->set_num_sequences(2); });
   check("response.prompt_logprobs", [](auto* r) { r->mutable_response()->set_prompt_logprobs(0); });
   pb::GenerateRequest neutral = Request(1);
   neutral.mutable_sampling()->set_presence_penalty(0);
   neutral.mutable_sampling()->set_repetition_penalty(1);
   neutral.mutable_sampling()->set_num_sequences(1);
   EXPECT_TRUE(Refusal(neutral).ok()) << "values that change nothing are fine";
+}
+
+TEST_F(ServerTest, SeveralAnswersAreSeveralOutputs) {
+  Ready();
+  pb::GenerateRequest request = Request(12);
+  request.mutable_sampling()->set_num_sequences(3);
+  pb::GenerateResponse response;
+  ASSERT_TRUE(Generate(request, &response).ok());
+  ASSERT_EQ(response.outputs_size(), 3);
+  for (int i = 0; i < 3; ++i) {
+    std::vector<TokenId> tokens;
+    for (const pb::Token& token : response.outputs(i).tokens())
+      tokens.push_back(static_cast<TokenId>(token.id()));
+    EXPECT_EQ(tokens, Expected(12)) << "the model without noise says the same each time";
+    EXPECT_EQ(response.outputs(i).index(), static_cast<uint32_t>(i));
+    EXPECT_EQ(response.outputs(i).reason(), pb::FINISH_REASON_LENGTH);
+  }
+  EXPECT_EQ(response.completed().usage().prompt_tokens(), 2u);
+  EXPECT_EQ(response.completed().usage().completion_tokens(), 36u);
+
+  pb::GenerateStreamRequest stream_request;
+  *stream_request.mutable_request() = request;
+  grpc::ClientContext context;
+  const auto stream = stub_->GenerateStream(&context, stream_request);
+  pb::GenerateStreamResponse event;
+  std::map<uint32_t, std::vector<TokenId>> tokens;
+  int started = 0, finished = 0, completed = 0;
+  while (stream->Read(&event)) {
+    started += event.has_started() ? 1 : 0;
+    finished += event.has_finished() ? 1 : 0;
+    completed += event.has_completed() ? 1 : 0;
+    for (const pb::Token& token : event.tokens().tokens())
+      tokens[event.tokens().output_index()].push_back(static_cast<TokenId>(token.id()));
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  EXPECT_EQ(started, 1);
+  EXPECT_EQ(finished, 3);
+  EXPECT_EQ(completed, 1);
+  ASSERT_EQ(tokens.size(), 3u);
+  for (const auto& [index, got] : tokens) EXPECT_EQ(got, Expected(12)) << index;
+
+  request.mutable_sampling()->set_num_sequences(0);
+  EXPECT_EQ(FactsOf(FromGrpc(Refusal(request))).field, "sampling.num_sequences");
+  // One bad row ends all of them.
+  trunk_.row_error = [](const SequenceRows& rows, const std::vector<TokenId>& prefix) {
+    return rows.sampling.choice == 1 && prefix.size() > 6 ? Error(errors::kNonFinite, "a leaf is not finite")
+                                                          : absl::OkStatus();
+  };
+  request = Request(kEndless);
+  request.mutable_sampling()->set_num_sequences(3);
+  EXPECT_EQ(Refusal(request).error_code(), grpc::StatusCode::DATA_LOSS);
+  AwaitIdle();
 }
 
 TEST_F(ServerTest, AStreamThatBrokeOffIsResumed) {

@@ -63,6 +63,23 @@ class Api(harness.TestCase):
         self.assertEqual(alone["token_ids"], first)
         self.assertNotEqual(sample(seed=11, top_k=0, top_p=1.0)[0], first)
 
+    def test_several_answers_are_each_their_own(self):
+        asked = request(max_tokens=24, temperature=1.0, seed=11, num_sequences=3)
+        answer = self.api.generate(asked)
+        texts = [[t.id for t in output.tokens] for output in answer.outputs]
+        self.assertEqual([output.index for output in answer.outputs], [0, 1, 2])
+        self.assertEqual(len({tuple(text) for text in texts}), 3)
+        self.assertEqual(answer.completed.usage.completion_tokens, 72)
+        self.assertEqual(answer.completed.seed, 11)
+        asked.sampling.num_sequences = 1
+        self.assertEqual([t.id for t in self.api.generate(asked).outputs[0].tokens], texts[0])
+        asked.sampling.num_sequences = 2
+        streamed = {}
+        for event in self.api.stream(asked):
+            for token in event.tokens.tokens:
+                streamed.setdefault(event.tokens.output_index, []).append(token.id)
+        self.assertEqual(streamed, {0: texts[0], 1: texts[1]})
+
     def test_requests_at_the_same_time_do_not_touch_each_other(self):
         prompts = [prompt(5 + 9 * i, seed=i) for i in range(4)]
         alone = [[t.id for t in self.api.generate(request(ids)).outputs[0].tokens] for ids in prompts]
