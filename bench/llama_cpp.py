@@ -17,6 +17,7 @@ import mmap
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -357,6 +358,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build/llama_cpp")
     parser.add_argument("flags", nargs="*", help="behind --: further flags of ours, as --activations int8")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # a server that was started is ended
     theirs = LlamaCpp().prepare(options.jobs)
     if options.build_only:
         return
