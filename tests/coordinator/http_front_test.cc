@@ -50,7 +50,8 @@ class FakeCluster final : public ClusterView {
 // A line per message, and a thinking block that the prompt opens when it is told to.
 constexpr char kTemplate[] =
     "{%- for m in messages %}{{ m.role ~ ': ' ~ m.content ~ '\\n' }}{%- endfor %}"
-    "{%- if add_generation_prompt %}assistant: {% if enable_thinking %}{{ '<think>\\n' }}{% endif %}{%- endif %}";
+    "{%- if add_generation_prompt %}assistant: {% if enable_thinking %}{{ '<think>\\n' }}{% endif %}{%- "
+    "endif %}";
 
 // One token per character of these, besides the end. Enough for prompts and for what the model says.
 std::vector<std::string> Vocabulary() {
