@@ -1,6 +1,7 @@
 #include "coordinator/http/front.h"
 
 #include <algorithm>
+#include <ctime>
 #include <optional>
 #include <utility>
 
@@ -57,6 +58,15 @@ class Headed final : public HttpResponse {
   const std::shared_ptr<HttpResponse> inner_;
   const HttpHeaders headers_;
 };
+
+// Seconds since 1970 as RFC 3339 writes them.
+std::string TimeText(int64_t seconds) {
+  const time_t time = seconds;
+  tm parts{};
+  gmtime_r(&time, &parts);
+  char text[32];
+  return std::string(text, strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts));
+}
 
 // Bytes as clients can read them: text where it is UTF-8, else the bytes as numbers.
 Json Piece(std::string_view bytes) {
@@ -392,11 +402,18 @@ Json HttpFront::ModelJson() const {
           {"root", info.model},
           {"parent", nullptr},
           {"max_model_len", engine_.context()},
+          {"type", "model"},  // these three for Anthropic's clients
+          {"display_name", info.model},
+          {"created_at", TimeText(created_)},
           {"meta", {{"n_ctx_train", info.context}, {"n_vocab", info.vocab}, {"mtp", info.has_mtp}}}};
 }
 
 void HttpFront::Models(const HttpRequest&, const Responder& response) {
-  response->Send(JsonAnswer(200, {{"object", "list"}, {"data", Json::array({ModelJson()})}}));
+  response->Send(JsonAnswer(200, {{"object", "list"},
+                                  {"data", Json::array({ModelJson()})},
+                                  {"has_more", false},
+                                  {"first_id", engine_.info().model},
+                                  {"last_id", engine_.info().model}}));
 }
 
 void HttpFront::OneModel(const HttpRequest& request, const Responder& response) {

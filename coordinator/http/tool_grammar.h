@@ -9,7 +9,7 @@
 
 namespace paceline {
 
-// EBNF (the kind kEbnf of coordinator/grammar/spec.h) of one call, or of several where `parallel`, of the
+// EBNF (docs/STRUCTURED.md) of one call, or of several where `parallel`, of the
 // tools called `name`, or of any where it is empty. Parameters stand in the order of the schema; those not
 // required may be absent.
 std::string ToolCallGrammar(const std::vector<ToolDefinition>& tools, const std::string& name, bool parallel);

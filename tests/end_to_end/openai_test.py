@@ -369,6 +369,11 @@ class Anthropic(HttpTest):
                                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": use.id, "content": "12 km"}]}]
         self.assertTrue(self.ask(messages, system=system, tools=tools).content)
 
+    def test_models(self):
+        model = self.anthropic.models.list().data[0]
+        self.assertEqual((model.id, model.type), (self.model, "model"))
+        self.assertGreater(model.created_at.year, 2025)
+
     def test_errors(self):
         with self.assertRaises(anthropic.BadRequestError) as caught:
             self.ask([{"role": "king", "content": "x"}])
@@ -466,6 +471,25 @@ class Operation(harness.TestCase):
         self.addCleanup(wrong.close)
         with self.assertRaises(openai.AuthenticationError):
             wrong.models.list()
+
+    def test_sigterm_lets_streams_end(self):
+        head = self.start(Head, "--local-workers", 1, *harness.SLOW_LINK, model=DEMO).wait_ready()
+        client = openai.OpenAI(base_url=f"http://{head.http}/v1", api_key="none", max_retries=0)
+        self.addCleanup(client.close)
+        ask = {"model": "demo-model", "prompt": "Once", "max_tokens": 200, "extra_body": {"ignore_eos": True}}
+        stream = client.completions.create(stream=True, stream_options={"include_usage": True}, **ask)
+        chunks = iter(stream)
+        next(chunks)
+        head.process.terminate()
+        deadline = time.monotonic() + 10
+        while (answer := self.get(head, "/ready"))[0] != 503:
+            self.assertLess(time.monotonic(), deadline)
+        self.assertEqual(json.loads(answer[1])["status"], "draining")
+        with self.assertRaises(openai.InternalServerError) as caught:
+            client.completions.create(**ask)
+        self.assertEqual((caught.exception.status_code, caught.exception.code), (503, "draining"))
+        self.assertEqual(list(chunks)[-1].usage.completion_tokens, 200)
+        self.assertEqual(head.wait(), 0)
 
     def test_a_lost_worker(self):
         head = self.start(Head, "--nodes", 2, model=DEMO, join_port=harness.free_port())
