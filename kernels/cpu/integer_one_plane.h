@@ -7,7 +7,6 @@
 // bits do not fit at all, and stay with products of 16 bits.
 #if PACELINE_VNNI
 constexpr bool kBytesOfInt8 = true;
-constexpr int kOnePlaneRows = 16;  // of the largest tile
 struct ByteDot {
   I sum;
 };
@@ -18,7 +17,6 @@ PACELINE_INLINE void AccumulateBytes(ByteDot& dot, I weights, int32_t codes) {
 PACELINE_INLINE void WidenBytes(ByteDot&) {}
 #else
 constexpr bool kBytesOfInt8 = false;
-constexpr int kOnePlaneRows = 4;
 struct ByteDot {
   I sum, pairs;
 };
@@ -32,6 +30,8 @@ PACELINE_INLINE void WidenBytes(ByteDot& dot) {
 }
 #endif
 constexpr int64_t kOctetsPerWidening = 4;  // two operands each
+// Rows of the largest tile: twice as many where there are 32 registers, and masks of 16 bits.
+constexpr int kOnePlaneRows = sizeof(M) == 2 ? 8 : 4;
 
 // Terms [begin, end) of 16 outputs for R rows, as IntegerTile.
 template <bool int4, int R>
@@ -98,8 +98,6 @@ template <bool int4, class Use>
 PACELINE_INLINE void OnePlaneRows(const Matrix& m, int64_t panel, int32_t begin, int32_t end,
                                   const PreparedRow* rows, int64_t count, const Use& use) {
   int64_t row = 0;
-  if constexpr (kOnePlaneRows >= 16)
-    row = OnePlaneTiles<int4, 16>(m, panel, begin, end, rows, row, count, use);
   if constexpr (kOnePlaneRows >= 8) row = OnePlaneTiles<int4, 8>(m, panel, begin, end, rows, row, count, use);
   row = OnePlaneTiles<int4, 4>(m, panel, begin, end, rows, row, count, use);
   row = OnePlaneTiles<int4, 2>(m, panel, begin, end, rows, row, count, use);
