@@ -316,6 +316,7 @@ absl::StatusOr<ReadRequest> ReadChatCompletion(Fields& fields, const ServedModel
   ReadSampling(fields, &common.sampling);
   ReadStopping(fields, &common.stopping);
   ReadSpeculation(fields, &common.speculation);
+  ReadScheduling(fields, &common);
   ReadConstraint(fields, &common.constraint);
   ReadChatLogprobs(fields, &common);
   ReadTemplateOptions(fields, &chat);

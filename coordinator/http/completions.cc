@@ -235,6 +235,7 @@ absl::StatusOr<ReadRequest> ReadCompletion(Fields& fields, const ServedModel& mo
   ReadSampling(fields, &common.sampling);
   ReadStopping(fields, &common.stopping);
   ReadSpeculation(fields, &common.speculation);
+  ReadScheduling(fields, &common);
   ReadConstraint(fields, &common.constraint);
   ReadLogprobs(fields, &common);
   shape.stream = ReadStream(fields);

@@ -269,7 +269,10 @@ void HttpFront::Generate(const HttpRequest& request, const Responder& response, 
     return response->Send(Refusal(request, ProblemOf(RenameField(call.status(), names))));
   }
   call->call.heartbeat = options_.heartbeat;
-  for (GenerateRequest& one : call->requests) one.request_id = request.id;
+  for (GenerateRequest& one : call->requests) {
+    one.request_id = request.id;
+    one.key = request.key;
+  }
   GenerationCall::Run(engine_, std::move(call->requests), std::move(call->format), response, call->call);
 }
 

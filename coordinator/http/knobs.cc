@@ -122,6 +122,18 @@ void ReadStopping(Fields& fields, StoppingOptions* stopping) {
   }
 }
 
+void ReadScheduling(Fields& fields, GenerateRequest* request) {
+  if (const std::optional<int64_t> priority = fields.Whole("priority")) {
+    constexpr int64_t kMost = 1'000'000'000;
+    if (*priority < -kMost || *priority > kMost) {
+      fields.Refuse("priority", absl::StrCat("expected -1000000000 to 1000000000, got ", *priority));
+    } else {
+      request->priority = static_cast<int32_t>(-*priority);
+    }
+  }
+  if (auto salt = fields.Text("cache_salt")) request->cache.salt = *std::move(salt);
+}
+
 void ReadSpeculation(Fields& fields, SpeculationOptions* speculation) {
   const Json* object = fields.Object("speculation");
   if (object == nullptr) return;

@@ -31,6 +31,8 @@ void ReadSampling(Fields& fields, SamplingOptions* sampling);
 // include_stop_str_in_output, timeout.
 void ReadStopping(Fields& fields, StoppingOptions* stopping);
 // `speculation`: {"mode": "auto" | "off" | "fixed", "max_draft_tokens": N}.
+// vLLM's names: `priority`, of which the lower goes first, and `cache_salt`.
+void ReadScheduling(Fields& fields, GenerateRequest* request);
 void ReadSpeculation(Fields& fields, SpeculationOptions* speculation);
 // stream, stream_options, stream_interval.
 StreamOptions ReadStream(Fields& fields);

@@ -217,9 +217,9 @@ class MessageReply final : public ReplyFormat {
   }
 
   Json Usage() const {
-    return {{"input_tokens", totals_.prompt_tokens()},
+    return {{"input_tokens", totals_.prompt_tokens() - totals_.cached_tokens()},
             {"cache_creation_input_tokens", 0},
-            {"cache_read_input_tokens", 0},
+            {"cache_read_input_tokens", totals_.cached_tokens()},
             {"output_tokens", totals_.completion_tokens()}};
   }
   Json Message() const {
@@ -339,6 +339,7 @@ absl::StatusOr<ReadRequest> ReadMessages(Fields& fields, const ServedModel& mode
   common.stopping.stop_strings = fields.Texts("stop_sequences");
   common.stopping.max_tokens = fields.Whole("max_tokens");
   ReadSpeculation(fields, &common.speculation);
+  ReadScheduling(fields, &common);
   if (!common.stopping.max_tokens) fields.Refuse("max_tokens", "expected the most tokens to generate");
   MessageShape shape;
   shape.stream = fields.Bool("stream").value_or(false);

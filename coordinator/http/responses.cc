@@ -255,7 +255,7 @@ class ResponseReply final : public ReplyFormat {
     json["usage"] = nullptr;
     if (word == "completed" || word == "incomplete") {
       json["usage"] = {{"input_tokens", totals_.prompt_tokens()},
-                       {"input_tokens_details", {{"cached_tokens", 0}}},
+                       {"input_tokens_details", {{"cached_tokens", totals_.cached_tokens()}}},
                        {"output_tokens", totals_.completion_tokens()},
                        {"output_tokens_details", {{"reasoning_tokens", totals_.reasoning_tokens()}}},
                        {"total_tokens", totals_.prompt_tokens() + totals_.completion_tokens()}};
@@ -392,6 +392,7 @@ absl::StatusOr<ReadRequest> ReadResponse(Fields& fields, const ServedModel& mode
   ResponseShape shape;
   ReadSampling(fields, &common.sampling);
   ReadSpeculation(fields, &common.speculation);
+  ReadScheduling(fields, &common);
   common.stopping.max_tokens = fields.Whole("max_output_tokens");
   ReadFormat(fields, &common.constraint);
   shape.stream = fields.Bool("stream").value_or(false);

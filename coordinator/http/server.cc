@@ -134,10 +134,11 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
     unread_ = !reading;
     Send(serial_, core_->handlers.refuse(status, sentence));
   }
-  // The server ends: nobody waits for a further request.
+  // The server ends: nobody waits for a further request. A connection that has had none yet may have one on
+  // its way, which gets its refusal.
   void Drain() {
     keep_alive_ = false;
-    if (!answering_) Close();
+    if (!answering_ && answered_) Close();
   }
   void Close() {
     if (closed_) return;
@@ -372,6 +373,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
     gone_ = nullptr;
     Disarm(later_);
     core_->Busy(-1);
+    answered_ = true;
     if (keep_alive_ && !core_->draining) return Await();
     if (!unread_) return Close();
     error_code ignored;
@@ -408,6 +410,7 @@ class HttpServer::Connection : public std::enable_shared_from_this<Connection> {
   size_t lingered_ = 0;
   uint64_t serial_ = 0;  // of the request that is answered
   bool first_ = true;
+  bool answered_ = false;  // at least one request
   bool watching_ = false;
   bool writing_ = false;
   bool answering_ = false;

@@ -15,7 +15,9 @@ double Ratio(double a, double b) { return b > 0 ? a / b : 0.0; }
 }  // namespace
 
 void Totals::Started(const GenerationStarted& started, bool first_choice) {
-  if (first_choice) prompt_ += static_cast<int64_t>(started.prompt.size());
+  if (!first_choice) return;
+  prompt_ += static_cast<int64_t>(started.prompt.size());
+  cached_ += started.cached_tokens;
 }
 
 void Totals::Token(bool reasoning) {

@@ -23,6 +23,7 @@ class Totals {
   Json Metrics() const;
 
   int64_t prompt_tokens() const { return prompt_; }
+  int64_t cached_tokens() const { return cached_; }
   int64_t completion_tokens() const { return completion_; }
   int64_t reasoning_tokens() const { return reasoning_; }
 
