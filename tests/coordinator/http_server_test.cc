@@ -321,6 +321,7 @@ TEST_F(HttpServerTest, NumbersAreLimited) {
 
 TEST_F(HttpServerTest, StopLetsAnswersEnd) {
   StartServer();
+  RawConnection fresh(port_);  // accepted before the next one is answered
   RawConnection idle(port_);
   EXPECT_EQ(idle.Ask(RawGet("/quick")).status, 200);
   RawConnection client(port_);
@@ -329,6 +330,7 @@ TEST_F(HttpServerTest, StopLetsAnswersEnd) {
   response->Begin(200, {});
   std::future<void> stopped = std::async(std::launch::async, [this] { server_->Stop(kLong); });
   EXPECT_TRUE(idle.ReceiveEnd());  // so the stop has begun
+  EXPECT_EQ(fresh.Ask(RawGet("/quick")).status, 200);
   response->Write("last words");
   response->End();
   stopped.get();
