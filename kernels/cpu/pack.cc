@@ -28,7 +28,7 @@ T* Items(Storage& storage, int64_t count) {
 
 // fp32 to F16 where that loses nothing.
 bool ToF16Exactly(float x, uint16_t* out) {
-  *out = static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+  *out = static_cast<uint16_t>(_mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(x), _MM_FROUND_TO_NEAREST_INT)));
   return std::fabs(x) <= 65504.0f && std::bit_cast<uint32_t>(_cvtsh_ss(*out)) == std::bit_cast<uint32_t>(x);
 }
 
