@@ -37,6 +37,10 @@ struct NodeFacts {
   int64_t bytes = 0;  // expert weights held
   std::string backend;
   std::string fingerprint;
+  int32_t rank = 0;
+  double silence_s = 0;    // since its last heartbeat; 0: the head, and who has not joined
+  int64_t load_bytes = 0;  // of weights, read so far
+  int64_t load_total = 0;  // of them to read; 0 until known
 };
 
 struct ClusterFacts {

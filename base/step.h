@@ -3,6 +3,8 @@
 // rows mix freely.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -130,6 +132,7 @@ struct Candidate {
 struct RowResult {
   TokenId token = -1;          // drawn, or the target when scoring
   float logprob = 0;           // of `token`, before any transform; set when asked for
+  int32_t rank = 0;            // of a target: 1 and those likelier than it
   std::vector<Candidate> top;  // highest first, ties to the lower id
   std::string
       logits_hash;  // as SequenceResult's, up to this row; set when asked for and the plan wanted drafts
@@ -154,11 +157,37 @@ struct SequenceResult {
   bool kept = false;               // the text has reached keep_position, and the snapshot is written
 };
 
+// What a step does with its time, as operators name it.
+enum class StepPhase : uint8_t {
+  kAttention,  // embedding, norms, attention and recurrent layers
+  kDispatch,   // routing, and sending rows to workers
+  kExpert,     // the head's own experts and the shared one
+  kCombine,    // waiting for the workers' sums
+  kHead,       // logits, sampling, judging drafts
+  kDraft,
+  kOther,
+};
+inline constexpr size_t kStepPhases = 7;
+constexpr const char* StepPhaseName(StepPhase phase) {
+  constexpr const char* kNames[kStepPhases] = {"attention", "dispatch", "expert", "combine",
+                                               "head",      "draft",    "other"};
+  return kNames[static_cast<size_t>(phase)];
+}
+using PhaseSeconds = std::array<double, kStepPhases>;  // [StepPhase]
+
+// How the leaves of a layer that a step visited were spread over the nodes.
+struct LeafLoad {
+  int64_t busiest = 0;  // of the node that had most to do
+  int64_t all = 0;
+};
+
 struct StepResult {
   std::vector<SequenceResult> sequences;  // in plan order
   double draft_s = 0;                     // seconds spent drafting
   double run_s = 0;                       // seconds of everything else
+  PhaseSeconds phase_s{};                 // of both; zeros where the trunk does not say
   std::vector<int32_t> distinct_experts;  // [MoE layers] experts that at least one row of the step visited
+  std::vector<LeafLoad> leaf_loads;       // [MoE layers]
 };
 
 // What a coordinator must know of the model and the machine behind a trunk.
@@ -178,11 +207,19 @@ struct TrunkInfo {
   std::vector<LayerShape> layers;
 };
 
+// What went to one worker and came back since the start.
+struct PeerCounters {
+  int64_t sent_bytes = 0;      // headers included
+  int64_t received_bytes = 0;  // the same
+  double straggler_s = 0;      // the head waited for this worker alone
+};
+
 // Counters of the exchange since the start.
 struct ExchangeCounters {
-  int64_t layers = 0;  // layer exchanges with at least one remote part
-  int64_t bytes = 0;   // both directions, headers included
-  double seconds = 0;  // waiting for answers after local work was done
+  int64_t layers = 0;               // layer exchanges with at least one remote part
+  int64_t bytes = 0;                // both directions, headers included
+  double seconds = 0;               // waiting for answers after local work was done
+  std::vector<PeerCounters> peers;  // [ranks - 1], of ranks 1..; empty where the trunk does not say
 };
 
 // Runs steps. Owned by the engine thread; every call blocks until the step is done.

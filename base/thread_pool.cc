@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "base/check.h"
+#include "base/processors.h"
 
 namespace paceline {
 namespace {
@@ -21,8 +22,10 @@ inline void Pause() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : threads_(threads), shares_(std::make_unique<Share[]>(threads)) {
+ThreadPool::ThreadPool(int threads, std::vector<int> processors)
+    : threads_(threads), processors_(std::move(processors)), shares_(std::make_unique<Share[]>(threads)) {
   CHECK_GE(threads, 1);
+  CHECK(processors_.empty() || static_cast<int>(processors_.size()) == threads);
   yield_ = threads > static_cast<int>(std::thread::hardware_concurrency());
   for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { Help(i); });
 }
@@ -32,6 +35,12 @@ ThreadPool::~ThreadPool() {
   generation_.fetch_add(1);
   generation_.notify_all();
   for (std::thread& t : helpers_) t.join();
+}
+
+void ThreadPool::StayOnFirst() {
+  if (processors_.empty() || stays_ == std::this_thread::get_id()) return;
+  stays_ = std::this_thread::get_id();
+  StayOn(processors_.front());
 }
 
 void ThreadPool::RunParts(int64_t parts, Function function, const void* context) {
@@ -115,6 +124,7 @@ void ThreadPool::Drain(int thread, uint32_t generation) {
 }
 
 void ThreadPool::Help(int thread) {
+  if (!processors_.empty()) StayOn(processors_[static_cast<size_t>(thread)]);
   uint32_t seen = 0;
   while (true) {
     const auto until = std::chrono::steady_clock::now() + kSpin;

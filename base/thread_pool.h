@@ -16,13 +16,18 @@ namespace paceline {
 // Use from one thread at a time. Run() does not allocate.
 class ThreadPool {
  public:
-  // `threads` counts the caller. Helpers are born here: construct it where threads may be born.
-  explicit ThreadPool(int threads);
+  // `threads` counts the caller. Helpers are born here: construct it where threads may be born. With
+  // `processors`, one per thread, helper t stays on the t-th; the first is for the caller (StayOnFirst).
+  explicit ThreadPool(int threads, std::vector<int> processors = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return threads_; }
+  // Keeps the calling thread on the processor meant for callers; does nothing without processors. To be
+  // called by a thread that does nothing but run this pool, before its runs: what it gives birth to later
+  // inherits the place.
+  void StayOnFirst();
 
   // Calls body(part) once for every part in [0, parts), on all threads; returns when all are done. Thread t
   // of n begins at part parts * t / n and goes upwards; which thread runs a part in the end is not fixed, so
@@ -48,7 +53,9 @@ class ThreadPool {
   };
 
   const int threads_;
-  bool yield_ = false;  // more compute threads than cores: yield instead of spinning
+  const std::vector<int> processors_;
+  std::thread::id stays_;  // on processors_[0]
+  bool yield_ = false;     // more compute threads than cores: yield instead of spinning
   std::vector<std::thread> helpers_;
   // Of the open generation: read only by who has taken an item of it.
   Function function_ = nullptr;

@@ -19,6 +19,7 @@
 #include "cli/random_weights.h"
 #include "kernels/cpu/bandwidth.h"
 #include "kernels/cpu/cpu.h"
+#include "model/caches.h"
 #include "nlohmann/json.hpp"
 
 namespace paceline::cli {
@@ -34,8 +35,8 @@ constexpr int64_t kHidden = 3072, kColumns = 1024, kVocab = 248320;
 constexpr int32_t kExperts = 256, kTopK = 8;
 constexpr kernels::AttentionShape kAttention{32, 2, 256};
 constexpr kernels::GdnShape kGdn{16, 64, 128, 128, 4};
-constexpr int64_t kContextPositions = 4096;
 constexpr int64_t kColdBytes = int64_t{512} << 20;  // of small weights: many times the largest L3 of a core
+constexpr int64_t kColdPages = int64_t{128} << 20;  // of keys and values
 
 constexpr int kFewestCalls = 7;
 constexpr int kMostCalls = 2000;
@@ -53,7 +54,9 @@ struct Figure {
 class KernelBench {
  public:
   KernelBench(const BenchKernelsOptions& options, const Compute& compute)
-      : options_(options), table_(*compute.table), pool_(compute.threads) {}
+      : options_(options), table_(*compute.table), pool_(compute.threads, compute.processors) {
+    pool_.StayOnFirst();
+  }
 
   ThreadPool& pool() { return pool_; }
   const std::vector<Figure>& figures() const { return figures_; }
@@ -264,26 +267,43 @@ class KernelBench {
   }
 
   void Attention() {
-    const std::string name = "attention, 4 K positions";
+    for (const int64_t positions : {int64_t{4096}, int64_t{32768}}) {
+      AttentionOver("bf16", kernels::KvDtype::kBF16, positions);
+      AttentionOver("int8", kernels::KvDtype::kInt8, positions);
+      AttentionOver("int4", kernels::KvDtype::kInt4, positions);
+    }
+  }
+
+  void AttentionOver(const std::string& word, kernels::KvDtype dtype, int64_t positions) {
+    const std::string name = absl::StrCat("attention ", word, ", ", positions / 1024, " K positions");
     if (!Wanted(name)) return;
-    const int64_t pages = kContextPositions / kernels::kAttentionBlock + 1;
-    const int64_t page = int64_t{kAttention.kv_heads} * kernels::kAttentionBlock * kAttention.head_dim;
-    constexpr int kLayers = 12;
-    Noise noise(9);
-    std::vector<uint16_t> kv(static_cast<size_t>(2 * kLayers * pages * page));
-    for (uint16_t& v : kv) v = static_cast<uint16_t>(noise.Next() & 0xBF7F);
+    const int64_t pages = positions / kernels::kAttentionBlock;
+    const int64_t vectors = 2 * positions * kAttention.kv_heads;
+    const int64_t bytes = vectors * kernels::KvVectorBytes(dtype, kAttention.head_dim);
     std::vector<int32_t> ids(static_cast<size_t>(pages));
     std::iota(ids.begin(), ids.end(), 0);
+    // One page of vectors, in every page of as many layers as no cache holds.
+    Noise noise(9);
+    const std::vector<float> page =
+        noise.Floats(kernels::kAttentionBlock * kAttention.kv_heads * kAttention.head_dim);
+    std::vector<KvLayer> layers;
+    for (int64_t held = 0; held < kColdPages; held += bytes) {
+      layers.emplace_back(kAttention, dtype, static_cast<int32_t>(pages));
+      for (int64_t first = 0; first < positions; first += kernels::kAttentionBlock) {
+        const kernels::RowRun run{0, static_cast<int32_t>(kernels::kAttentionBlock), first, ids.data()};
+        table_.write_kv(pool_, kAttention, layers.back().view(), std::span(&run, 1), page.data(),
+                        page.data());
+      }
+    }
     for (const int rows : {1, 4}) {
       const int64_t width = int64_t{kAttention.heads} * kAttention.head_dim;
       const std::vector<float> q = noise.Floats(rows * width);
       std::vector<float> out(q.size());
-      const kernels::RowRun run{0, rows, kContextPositions - 1, ids.data()};
-      const int64_t bytes = 2 * 2 * kContextPositions * kAttention.kv_heads * kAttention.head_dim;
-      figures_.push_back(Measure(name, rows, bytes, 4.0 * kContextPositions * width * rows, [&](int i) {
+      const kernels::RowRun run{0, rows, positions - rows, ids.data()};
+      const double ops = 4.0 * static_cast<double>(positions * width * rows);
+      figures_.push_back(Measure(name, rows, bytes, ops, [&](int i) {
         const kernels::Workspace::Scope scope(workspace_);
-        uint16_t* k = kv.data() + i % kLayers * 2 * pages * page;
-        table_.attention(pool_, workspace_, kAttention, {kernels::KvDtype::kBF16, k, k + pages * page},
+        table_.attention(pool_, workspace_, kAttention, layers[static_cast<size_t>(i) % layers.size()].view(),
                          std::span(&run, 1), q.data(), out.data());
       }));
     }

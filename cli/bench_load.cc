@@ -1,8 +1,10 @@
 // `bench load`: a whole load of a head, beside what the disk gives to reads of the same files that nobody
-// packs.
+// packs, and beside what memory costs that nobody has touched before.
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -17,6 +19,7 @@
 #include "cli/progress.h"
 #include "cli/report.h"
 #include "kernels/cpu/cpu.h"
+#include "model/huge_memory.h"
 #include "model/read_rate.h"
 #include "nlohmann/json.hpp"
 
@@ -34,6 +37,25 @@ int64_t StatusBytes(const std::string& field) {
   return 0;
 }
 
+// VmHWM counts from here on.
+void ForgetPeak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
+// Seconds in which `threads` threads touch `bytes` of fresh memory on huge pages, and give it back.
+double Touch(int64_t bytes, int threads) {
+  constexpr int64_t kPage = 4096;
+  const HugeMemory memory(bytes);
+  const TimePoint start = Clock::Real().Now();
+  std::vector<std::thread> touching;
+  for (int t = 0; t < threads; ++t) {
+    touching.emplace_back([&memory, bytes, threads, t] {
+      for (int64_t at = bytes / threads * t; at < bytes / threads * (t + 1); at += kPage)
+        reinterpret_cast<volatile char*>(memory.data())[at] = 1;
+    });
+  }
+  for (std::thread& thread : touching) thread.join();
+  return Seconds(Clock::Real().Now() - start);
+}
+
 struct Stage {
   const char* name;
   double seconds;
@@ -44,6 +66,8 @@ struct Measured {
   double load_s = 0;
   LoadReport report;
   ReadRate before, after;
+  int64_t touched_bytes = 0;  // 0: nothing was touched before the load
+  double touch_s = 0, touch_again_s = 0;
   int64_t weight_bytes = 0;
   int64_t peak_bytes = 0;  // of resident memory, at the end of the load
 
@@ -74,6 +98,12 @@ absl::StatusOr<Measured> Measure(const BenchLoadOptions& options, std::string* i
   DropFromPageCache(head->checkpoint());
   ASSIGN_OR_RETURN(m.before, MeasureReadRate(head->checkpoint(), reading, limit));
   DropFromPageCache(head->checkpoint());
+  if (options.touch_first) {
+    m.touched_bytes = m.before.bytes;
+    m.touch_s = Touch(m.touched_bytes, *threads);
+    m.touch_again_s = Touch(m.touched_bytes, *threads);
+    ForgetPeak();
+  }
   const TimePoint begin = Clock::Real().Now();
   RETURN_IF_ERROR(head->Load(kLocalPatience));
   m.load_s = Seconds(Clock::Real().Now() - begin);
@@ -103,6 +133,12 @@ void PrintJson(const Measured& m, const std::string& cpu, const std::string& isa
                    {"before_gbps", m.before.bytes_per_second() / 1e9},
                    {"after_gbps", m.after.bytes_per_second() / 1e9}};
   out["direct_gbps"] = m.direct_rate() / 1e9;
+  if (m.touched_bytes > 0) {
+    const auto bytes = static_cast<double>(m.touched_bytes);
+    out["touch"] = {{"bytes", m.touched_bytes},
+                    {"first_gbps", bytes / m.touch_s / 1e9},
+                    {"again_gbps", bytes / m.touch_again_s / 1e9}};
+  }
   out["share_of_direct"] = m.share();
   out["stages"] = nlohmann::json::array();
   for (const Stage& stage : m.stages())
@@ -119,6 +155,13 @@ void PrintTables(const Measured& m, const std::string& cpu, const std::string& i
        {std::pair("reading alone, before", &m.before), {"reading alone, after", &m.after}}) {
     std::printf("| %s | %s | %.2f | %.2f | |\n", name, BytesText(rate->bytes).c_str(), rate->seconds,
                 rate->bytes_per_second() / 1e9);
+  }
+  if (m.touched_bytes > 0) {
+    for (const auto& [name, seconds] :
+         {std::pair("touching fresh memory", m.touch_s), {"again", m.touch_again_s}}) {
+      std::printf("| %s | %s | %.2f | %.2f | |\n", name, BytesText(m.touched_bytes).c_str(), seconds,
+                  static_cast<double>(m.touched_bytes) / seconds / 1e9);
+    }
   }
   std::printf("| load | %s | %.2f | %.2f | %.0f %% |\n\n", BytesText(m.report.bytes).c_str(), m.load_s,
               m.rate() / 1e9, 100 * m.share());

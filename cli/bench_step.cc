@@ -1,5 +1,6 @@
 // `bench step`: whole model steps on this machine, as a share of the read bandwidth measured in the same run.
-// Decode is one row of one sequence; verify is T rows of one sequence; prefill runs a prompt in chunks.
+// Decode is one row of one sequence; verify is T rows of one sequence; prefill runs a prompt in chunks. Rows
+// in front of the measured ones are run up to a page; deeper in a text the pages below hold random vectors.
 #include <algorithm>
 #include <cstdio>
 #include <numeric>
@@ -20,7 +21,6 @@
 namespace paceline::cli {
 namespace {
 
-constexpr int64_t kContext = 64;  // positions before the measured steps
 constexpr int kWarmSteps = 3;
 constexpr int kSteps = 15;  // measured; the median counts
 constexpr int kPrompts = 3;
@@ -39,16 +39,30 @@ MeasuredStep Described(std::string kind, int rows, int64_t tokens, double step_s
   return step;
 }
 
+const SequenceId kSequence(1);
+
+// Pages for the deepest of the measured rows, and one state at a page's end where pages are not run.
+ServingOptions MemoryFor(const BenchStepOptions& options, const std::vector<int>& rows) {
+  const int64_t most = *std::max_element(rows.begin(), rows.end());
+  const int64_t positions =
+      std::max<int64_t>(options.context + (kWarmSteps + kSteps) * most, options.prefill);
+  ServingOptions memory;
+  memory.kv_pages = static_cast<int>(positions / kPagePositions + 1);
+  memory.prefix_cache = options.context > kPagePositions ? "1G" : "off";
+  return memory;
+}
+
 class StepBench {
  public:
-  StepBench(LocalTrunk& trunk, int64_t vocab, int chunk) : trunk_(trunk), vocab_(vocab), chunk_(chunk) {}
+  StepBench(LocalTrunk& trunk, int64_t vocab, int chunk, int64_t context)
+      : trunk_(trunk), vocab_(vocab), chunk_(chunk), context_(context) {}
 
   // `rows` rows of one sequence, drawn again from the same position: state and context are those of a real
   // step.
   absl::StatusOr<MeasuredStep> Rows(int rows) {
-    RETURN_IF_ERROR(Run(0, kContext, 0).status());
+    RETURN_IF_ERROR(Reach(context_));
     std::vector<Timed> steps;
-    int64_t position = kContext;
+    int64_t position = context_;
     for (int i = 0; i < kWarmSteps + kSteps; ++i) {
       StageMeter meter;
       trunk_.SetMeter(&meter);
@@ -97,12 +111,45 @@ class StepBench {
     return seconds;
   }
 
-  absl::StatusOr<double> Run(int64_t position, int rows, int sampled) {
-    SequenceRows s;
-    s.sequence = SequenceId(1);
-    s.pages.resize((position + rows + kPagePositions - 1) / kPagePositions);
-    std::iota(s.pages.begin(), s.pages.end(), 0);
+  // A text of `positions`, whole pages of which are not run: a state that rows left at the end of the first
+  // page stands in for that at the end of the last.
+  absl::Status Reach(int64_t positions) {
+    if (positions <= kPagePositions) return RunAll(0, positions, {});
+    RETURN_IF_ERROR(RunAll(0, kPagePositions, {.keep = 0, .keep_position = kPagePositions}));
+    const int64_t filled = positions / kPagePositions * kPagePositions;
+    trunk_.FillKeysValues(PagesOf(filled), filled);
+    trunk_.Release(kSequence);
+    restore_ = filled;
+    return RunAll(filled, positions - filled, {});
+  }
+
+  // Rows [first, first + rows) in chunks; the last one keeps a state where `last` says so.
+  absl::Status RunAll(int64_t first, int64_t rows, const SequenceRows& last) {
+    for (int64_t done = 0; done < rows;) {
+      const int n = static_cast<int>(std::min<int64_t>(chunk_, rows - done));
+      done += n;
+      RETURN_IF_ERROR(Run(first + done - n, n, 0, done == rows ? last : SequenceRows()).status());
+    }
+    return absl::OkStatus();
+  }
+
+  static std::vector<int32_t> PagesOf(int64_t positions) {
+    std::vector<int32_t> pages(static_cast<size_t>((positions + kPagePositions - 1) / kPagePositions));
+    std::iota(pages.begin(), pages.end(), 0);
+    return pages;
+  }
+
+  // `base` brings what is not said here.
+  absl::StatusOr<double> Run(int64_t position, int rows, int sampled, const SequenceRows& base = {}) {
+    SequenceRows s = base;
+    s.sequence = kSequence;
+    s.pages = PagesOf(position + rows);
     s.first_position = position;
+    if (restore_ == position) {
+      s.restore = 0;
+      s.prefix.resize(static_cast<size_t>(position));
+      restore_ = -1;
+    }
     // Random tokens: routing then spreads as widely as it can, which is the dear case.
     for (int i = 0; i < rows; ++i) {
       s.tokens.push_back(static_cast<TokenId>(
@@ -124,6 +171,8 @@ class StepBench {
   LocalTrunk& trunk_;
   const int64_t vocab_;
   const int chunk_;
+  const int64_t context_;  // positions in front of the measured steps
+  int64_t restore_ = -1;   // where the next rows begin with the kept state; -1: they do not
   uint64_t step_ = 0;
 };
 
@@ -131,16 +180,19 @@ absl::Status Bench(const BenchStepOptions& options) {
   HeadConfig config;
   config.options = options.head;
   config.nodes = 1 + options.head.cluster.local_workers;
+  const std::vector<int> all_rows = options.rows.empty() ? std::vector<int>{1, 4, 8} : options.rows;
+  config.serving = MemoryFor(options, all_rows);
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(config));
   RETURN_IF_ERROR(head->Load(kLocalPatience));
   LocalTrunk& trunk = *head->trunk();
   const double bandwidth = kernels::cpu::MeasureReadBandwidth(trunk.pool());
-  StepBench bench(trunk, head->checkpoint().config().vocab, options.head.options.prefill_chunk);
+  StepBench bench(trunk, head->checkpoint().config().vocab, options.head.options.prefill_chunk,
+                  options.context);
   StepReport report{.cpu = absl::StrCat(CpuName(), " (", std::string(kernels::cpu::CpuClass()), ")"),
                     .isa = std::string(head->compute().table->name),
                     .threads = head->compute().threads,
                     .steps = {}};
-  for (const int rows : options.rows.empty() ? std::vector<int>{1, 4, 8} : options.rows) {
+  for (const int rows : all_rows) {
     ASSIGN_OR_RETURN(MeasuredStep step, bench.Rows(rows));
     report.steps.push_back(std::move(step));
   }

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/processors.h"
 #include "base/status.h"
 #include "cli/console.h"
 #include "coordinator/planner.h"
@@ -36,6 +37,8 @@ kernels::ActivationContract ActivationsOf(const ContractOptions& contract) {
 }
 
 kernels::KvDtype KvDtypeOf(const ContractOptions& contract) {
+  if (contract.kv_dtype == "int8") return kernels::KvDtype::kInt8;
+  if (contract.kv_dtype == "int4") return kernels::KvDtype::kInt4;
   return contract.kv_dtype == "fp32" ? kernels::KvDtype::kF32 : kernels::KvDtype::kBF16;
 }
 
@@ -59,6 +62,11 @@ int32_t SnapshotsFor(const TrunkRequest& request, int32_t pages) {
   return static_cast<int32_t>(std::min<int64_t>(pages, bytes / SnapshotBytes(request.checkpoint->config())));
 }
 
+absl::StatusOr<std::vector<int>> ListOf(const std::string& pin) {
+  if (pin == "auto") return ProcessorsHere();
+  return ParseProcessors(pin);
+}
+
 // What loading had to do without, once for all loads of this process.
 void SayNotes(const LoadReport& report) {
   for (const std::string& note : report.notes) StdErr().Once(absl::StrCat("note: ", note));
@@ -66,12 +74,26 @@ void SayNotes(const LoadReport& report) {
 
 }  // namespace
 
+absl::StatusOr<std::vector<int>> ProcessorsOf(const std::string& pin, int threads, int process) {
+  if (pin == "off") return std::vector<int>();
+  ASSIGN_OR_RETURN(const std::vector<int> all, ListOf(pin));
+  const int needed = threads * (process + 1);
+  if (needed > static_cast<int>(all.size())) {
+    return Error(errors::kOption,
+                 absl::StrCat("--pin ", pin, ": ", process + 1, " processes of ", threads,
+                              " compute threads need ", needed, " processors and have ", all.size(), " (",
+                              ProcessorsText(all), "); lower --threads or leave --pin out"));
+  }
+  return std::vector<int>(all.begin() + needed - threads, all.begin() + needed);
+}
+
 absl::StatusOr<Compute> ResolveCompute(const ComputeOptions& options, int ranks_here) {
   Compute compute;
   ASSIGN_OR_RETURN(compute.table, kernels::SelectKernels(options.backend, options.isa));
   compute.threads = options.threads > 0 ? options.threads : ThreadsPerRank(ranks_here);
   compute.yield = compute.threads * ranks_here > CoresHere();
   compute.load_io = LoadIoOf(options.load_io);
+  ASSIGN_OR_RETURN(compute.processors, ProcessorsOf(options.pin, compute.threads, 0));
   return compute;
 }
 
@@ -86,11 +108,13 @@ absl::StatusOr<const kernels::KernelTable*> TableFor(const Compute& compute, con
                             "compute native bits slowly with --isa amx-emulated"));
 }
 
-absl::StatusOr<ContractOptions> ResolveContract(const Checkpoint& checkpoint, const ModelOptions& options) {
+absl::StatusOr<ContractOptions> ResolveContract(const Checkpoint& checkpoint, const Compute& compute,
+                                                const ModelOptions& options) {
   ContractOptions contract;
   contract.activations = options.activations;
   contract.float_math = options.float_math;
   contract.kv_dtype = options.kv_dtype;
+  RETURN_IF_ERROR(kernels::CheckKvDtype(*compute.table, KvDtypeOf(contract), checkpoint.config().head_dim));
   ASSIGN_OR_RETURN(const HeadFormat head, ResolveHeadFormat(checkpoint, HeadFormatOf(options.lm_head)));
   contract.lm_head = head == HeadFormat::kInt8 ? "int8" : "stored";
   return contract;
@@ -104,6 +128,7 @@ HandlerFactory ExpertFactory(const Checkpoint& checkpoint, const Compute& comput
     ExpertServerOptions options;
     ASSIGN_OR_RETURN(options.table, TableFor(compute, share.contract.float_math));
     options.threads = compute.threads;
+    options.processors = compute.processors;
     options.contract = ActivationsOf(share.contract);
     options.lm_head = HeadFormatOf(share.contract.lm_head);
     options.load.io = compute.load_io;
@@ -129,6 +154,7 @@ absl::StatusOr<std::unique_ptr<LocalTrunk>> LoadTrunk(const TrunkRequest& reques
   TrunkOptions options;
   options.table = request.compute.table;
   options.threads = request.compute.threads;
+  options.processors = request.compute.processors;
   options.yield = request.compute.yield;
   options.contract = ActivationsOf(request.contract);
   options.kv_dtype = KvDtypeOf(request.contract);

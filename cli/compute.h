@@ -19,19 +19,26 @@ namespace paceline::cli {
 struct Compute {
   const kernels::KernelTable* table = nullptr;
   int threads = 1;
-  bool yield = false;  // compute threads on this machine outnumber its cores
+  std::vector<int> processors;  // [threads] one for each; empty: wherever the system puts them
+  bool yield = false;           // compute threads on this machine outnumber its cores
   LoadIo load_io = LoadIo::kRing;
 };
 
-// `ranks_here`: ranks that share this machine. DEV-001 says what this machine or this build lacks.
+// `ranks_here`: ranks that share this machine. DEV-001 says what this machine or this build lacks;
+// CFG-002 as ProcessorsOf.
 absl::StatusOr<Compute> ResolveCompute(const ComputeOptions& options, int ranks_here);
+
+// Of the `process`-th process of this machine, from 0: one processor per thread as --pin says; none where it
+// says off. CFG-002.
+absl::StatusOr<std::vector<int>> ProcessorsOf(const std::string& pin, int threads, int process);
 
 // The table of `compute` for `float_math`, "portable" or "native". DEV-001 where the backend has no native
 // one.
 absl::StatusOr<const kernels::KernelTable*> TableFor(const Compute& compute, const std::string& float_math);
 
 // The contract that flags and checkpoint come to.
-absl::StatusOr<ContractOptions> ResolveContract(const Checkpoint& checkpoint, const ModelOptions& options);
+absl::StatusOr<ContractOptions> ResolveContract(const Checkpoint& checkpoint, const Compute& compute,
+                                                const ModelOptions& options);
 
 // Loads shares of `checkpoint`, which outlives it.
 HandlerFactory ExpertFactory(const Checkpoint& checkpoint, const Compute& compute);

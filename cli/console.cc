@@ -107,6 +107,13 @@ int SignalStatus() {
   return signal == 0 ? 0 : kSignalBase + signal;
 }
 
+bool TakeInterrupt() {
+  int interrupt = SIGINT;
+  if (!stop_signal.compare_exchange_strong(interrupt, 0)) return false;
+  stop_requested.store(false);
+  return true;
+}
+
 int EndOutput(int status) {
   const bool failed_before = std::ferror(stdout) != 0;
   errno = 0;

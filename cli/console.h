@@ -54,5 +54,8 @@ bool StopRequested();
 void CatchSignals();
 // 130 or 143, after the signal that came; 0 when none has.
 int SignalStatus();
+// Whether a SIGINT had come; it then counts as none. For sessions where it ends an answer, not the process; a
+// second one that comes before this is asked still ends the process.
+bool TakeInterrupt();
 
 }  // namespace paceline::cli

@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "base/error.h"
 #include "base/status.h"
+#include "cli/api_key.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "cli/deferred_trunk.h"
@@ -135,7 +136,7 @@ absl::Status GenerateRemote(const GenerateOptions& options) {
   ASSIGN_OR_RETURN(const std::string address, AddressOfUrl(options.head.model));
   ASSIGN_OR_RETURN(GenerateRequest request, RequestOf(options));
   request.hash_logits = false;  // the API does not carry it
-  ApiClient client(address);
+  ApiClient client(address, ApiKeyOfEnvironment());
   TextStream stream(!options.json, /*has_text=*/true);
   ASSIGN_OR_RETURN(const GenerationResult result, client.Generate(std::move(request), std::ref(stream)));
   stream.End();

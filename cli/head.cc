@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/processors.h"
 #include "base/status.h"
 #include "cli/console.h"
 #include "transport/simulated_link.h"
@@ -57,7 +58,7 @@ absl::Status Head::Start() {
   ASSIGN_OR_RETURN(checkpoint_, Checkpoint::Open(options.model));
   for (const std::string& warning : checkpoint_->warnings())
     StdErr().Line(absl::StrCat("warning: ", warning));
-  ASSIGN_OR_RETURN(contract_, ResolveContract(*checkpoint_, options.options));
+  ASSIGN_OR_RETURN(contract_, ResolveContract(*checkpoint_, compute_, options.options));
   ASSIGN_OR_RETURN(placement_, PlaceModel(*checkpoint_, options.cluster, config_.nodes));
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Load(options.model);
   tokenizer_status_ = tokenizer.status();
@@ -110,9 +111,11 @@ absl::Status Head::StartLocalWorkers() {
       facts.threads = compute_.threads;
       workers.push_back(std::move(facts));
     }
+    Compute shared = compute_;
+    shared.processors.clear();  // they are the head's
     threads_ = std::make_unique<LoopbackWorkers>(
         *cluster_, std::move(workers), [answer = known_answer_](const ContractOptions&) { return answer; },
-        ExpertFactory(*checkpoint_, compute_), compute_.yield,
+        ExpertFactory(*checkpoint_, shared), compute_.yield,
         [this](const absl::Status& why) { cluster_->Fail(why); });
     return absl::OkStatus();
   }
@@ -124,6 +127,10 @@ absl::Status Head::StartLocalWorkers() {
   spawn.arguments = {"--backend", compute.backend, "--threads", absl::StrCat(compute_.threads)};
   spawn.arguments.insert(spawn.arguments.end(), {"--load-io", compute.load_io});
   if (!compute.isa.empty()) spawn.arguments.insert(spawn.arguments.end(), {"--isa", compute.isa});
+  for (int i = 1; compute.pin != "off" && i <= options.local_workers; ++i) {
+    ASSIGN_OR_RETURN(const std::vector<int> processors, ProcessorsOf(compute.pin, compute_.threads, i));
+    spawn.own.push_back({"--pin", ProcessorsText(processors)});
+  }
   ASSIGN_OR_RETURN(processes_, LocalWorkers::Spawn(spawn));
   return absl::OkStatus();
 }

@@ -61,8 +61,10 @@ void AddModelArgument(CLI::App* app, std::string& model, const char* help) {
 
 void AddCompute(CLI::App* app, ComputeOptions& compute) {
   Group group(app, "Computing");
-  group.Choice("backend", compute.backend, {"reference", "cpu", "cuda"},
-               "Who computes: plain loops, vector code, a GPU; the first two give the same bits");
+  group.Choice(
+      "backend", compute.backend, {"reference", "cpu", "cuda", "cuda-emulated"},
+      "Who computes: plain loops, vector code, a GPU, or its kernels on this processor, slowly; with the "
+      "same bits");
   group
       .Choice("isa", compute.isa, {"avx2", "avx512", "vnni", "amx", "amx-emulated"},
               "Instructions of the cpu backend; the best this machine has by default")
@@ -72,6 +74,12 @@ void AddCompute(CLI::App* app, ComputeOptions& compute) {
            "Compute threads of each process; by default cores / ranks on this machine")
       ->check(Whole(1, 4096))
       ->option_text("N");
+  group
+      .AddDefault(
+          "pin", compute.pin,
+          "Keep each compute thread on a processor of its own: off, auto (every process the next free "
+          "ones of this machine's), or which; where nothing else runs")
+      ->option_text("off|auto|LIST [off]");
   group.Choice("load-io", compute.load_io, {"auto", "threads", "buffered"},
                "How weights are read: auto: io_uring past the page cache; threads: past it without io_uring; "
                "buffered: through it");
@@ -107,7 +115,9 @@ static void AddModelOptions(CLI::App* app, ModelOptions& options) {
   group.AddDefault("prefill-chunk", options.prefill_chunk, "Prompt rows per step")
       ->check(Whole(1, 65536))
       ->option_text("N [64]");
-  group.Choice("kv-dtype", options.kv_dtype, {"bf16", "fp32"}, "Format of the KV cache");
+  group.Choice(
+      "kv-dtype", options.kv_dtype, {"bf16", "fp32", "int8", "int4"},
+      "Format of keys and values; int8 and int4 have half and a quarter of bf16's bytes, int4 rotated");
   group.Choice("lm-head", options.lm_head, {"auto", "stored", "int8"},
                "auto: a 16-bit head of more than 65,536 rows becomes INT8 per row at load");
   group.Choice("activations", options.activations, {"int16", "int8"},
@@ -163,6 +173,10 @@ CLI::Option* AddDraft(CLI::App* app, DraftingFlags& flags) {
 
 void AddHead(CLI::App* app, HeadOptions& head, const char* model_help) {
   AddModelArgument(app, head.model, model_help);
+  AddHeadGroups(app, head);
+}
+
+void AddHeadGroups(CLI::App* app, HeadOptions& head) {
   AddCluster(app, head.cluster);
   AddModelOptions(app, head.options);
   AddCompute(app, head.compute);
@@ -193,7 +207,7 @@ void PreferFlags(const Sources& sources, int argc, const char* const* argv) {
 // Silence about such flags would mislead.
 std::string MeantForADirectory(const CLI::App* app, const std::string& model, int argc,
                                const char* const* argv) {
-  if (model.rfind("grpc://", 0) != 0) return {};
+  if (!model.starts_with("grpc://") && !model.starts_with("http://")) return {};
   std::string flags;
   for (const CLI::Option* option : app->get_options()) {
     const std::string& heading = option->get_group();

@@ -75,12 +75,18 @@ void AddModelArgument(CLI::App* app, std::string& model, const char* help);
 void AddCompute(CLI::App* app, ComputeOptions& compute);
 // The model argument and everything a head is made from, drafting aside.
 void AddHead(CLI::App* app, HeadOptions& head, const char* model_help);
+// The same without the argument.
+void AddHeadGroups(CLI::App* app, HeadOptions& head);
 void AddMtpFormat(CLI::App* app, DraftingFlags& flags, const std::string& help);
 void AddServing(CLI::App* app, ServingOptions& serving);
 // How the head drafts, but for the depth.
 void AddDrafters(CLI::App* app, DraftingFlags& flags);
 CLI::Option* AddDraft(CLI::App* app, DraftingFlags& flags);
 CLI::Option* AddJson(CLI::App* app, bool& json);
+
+// Whole commands. AddChat gives back --draft.
+CLI::Option* AddChat(CLI::App* app, ChatOptions& chat);
+void AddBenchServe(CLI::App* app, BenchServeOptions& bench);
 
 // Flags of which one is given.
 using Sources = std::vector<CLI::Option*>;

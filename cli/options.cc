@@ -23,7 +23,8 @@ constexpr char kNoTwin[] = "";
 void AddHttp(CLI::App* app, HttpFlags& http) {
   Group group(app, "HTTP API");
   group
-      .Add("api-keys-file", http.api_keys_file, "Who may ask: one key a line, or NAME KEY; default everybody")
+      .Add("api-keys-file", http.api_keys_file,
+           "Who may ask, over gRPC too: one key a line, or NAME KEY; default everybody")
       ->option_text("FILE");
   group
       .Add("cors-origin", http.cors_origins,
@@ -64,6 +65,11 @@ void AddServe(CLI::App* app, ServeOptions& serve) {
            "Give up when workers are still missing after so many seconds")
       ->check(Whole(1, kMany))
       ->option_text("S");
+  group
+      .AddDefault("metrics-compat", serve.metrics_compat,
+                  "Metrics that vLLM has too stand under its names as well, or not")
+      ->check(CLI::IsMember({"vllm", "none"}))
+      ->option_text("vllm|none [vllm]");
   AddHttp(app, serve.http);
   app->callback([&serve] {
     if (serve.nodes != 0 && serve.nodes < 1 + serve.head.cluster.local_workers) {
@@ -222,6 +228,10 @@ void AddBenchLoad(CLI::App* app, BenchLoadOptions& bench) {
       .AddDefault("limit", bench.limit_gb, "GB of the files read, before and after, to know the disk's rate")
       ->check(Whole(1, 1 << 20))
       ->option_text("GB [16]");
+  measuring.Flag(
+      "touch-first", bench.touch_first,
+      "Touch as much memory and give it back, just before: a virtual machine gets its memory when it "
+      "is first touched, slowly, and the load would wait for that");
   AddJson(app, bench.json);
 }
 
@@ -259,6 +269,11 @@ void AddBenchStep(CLI::App* app, BenchStepOptions& bench) {
   measuring.AddDefault("prefill", bench.prefill, "Tokens of a prompt to measure; 0: none")
       ->check(Whole(0, 1 << 20))
       ->option_text("N [512]");
+  measuring
+      .AddDefault("context", bench.context,
+                  "Positions before the measured rows; whole pages of 256 get random keys and values unrun")
+      ->check(Whole(0, 1 << 20))
+      ->option_text("N [64]");
   AddJson(app, bench.json);
   Group(app, "Output").Flag("markdown", bench.markdown, "The tables in Markdown");
   app->callback([&bench] {
@@ -407,6 +422,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   ServeOptions serve;
   WorkerOptions worker;
   GenerateOptions generate;
+  ChatOptions chat;
   ScoreOptions score;
   VerifyOptions verify;
   BenchStepOptions bench_step;
@@ -414,11 +430,13 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   BenchLoadOptions bench_load;
   BenchLinkOptions bench_link;
   BenchKernelsOptions bench_kernels;
+  BenchServeOptions bench_serve;
   std::string bench_depth;
   Sources bench_depths;
   std::vector<std::string> logit_bias;
   TokenizeOptions tokenize;
   StatusOptions status;
+  DoctorOptions doctor;
   SynthOptions synth;
   bool no_parse_special = false;
   bool worker_insecure_links = false;
@@ -428,6 +446,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* worker_app = root.add_subcommand("worker", "Join a head and hold a share of its experts");
   CLI::App* generate_app =
       root.add_subcommand("generate", "Continue one prompt, from a directory or a running head");
+  CLI::App* chat_app = root.add_subcommand("chat", "Talk to a model in the terminal");
   CLI::App* score_app = root.add_subcommand("score", "Log-probabilities of given tokens");
   CLI::App* verify_app = root.add_subcommand(
       "verify", "Prove that drafting, ranks and batches leave the tokens alone; exit 0 equal, 1 different");
@@ -442,8 +461,12 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   CLI::App* kernels_app =
       bench_app->add_subcommand("kernels", "Single kernels, as a share of the read bandwidth");
   CLI::App* link_app = bench_app->add_subcommand("link", "Round trips of the exchange's message sizes");
+  CLI::App* load_test_app = bench_app->add_subcommand(
+      "serve", "A server under load: throughput, times to the first token and between tokens");
   CLI::App* tokenize_app = root.add_subcommand("tokenize", "Text to token ids, or back");
   CLI::App* status_app = root.add_subcommand("status", "What runs where");
+  CLI::App* doctor_app =
+      root.add_subcommand("doctor", "What this machine and this build offer: processor, GPUs, driver, NCCL");
   CLI::App* synth_app = root.add_subcommand("synth", "Make a random checkpoint with a real model's shapes");
   AddServe(serve_app, serve);
   AddWorker(worker_app, worker, worker_insecure_links);
@@ -451,6 +474,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   PreferFlags(AddGenerate(generate_app, generate, logit_bias, generate_draft), argc, argv);
   const Sources constraints = AddConstraint(generate_app, generate.constraint);
   PreferFlags(constraints, argc, argv);
+  const CLI::Option* chat_draft = AddChat(chat_app, chat);
   AddScore(score_app, score);
   PreferFlags(AddVerify(verify_app, verify), argc, argv);
   AddBenchStep(step_app, bench_step);
@@ -459,8 +483,10 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   AddBenchLoad(load_app, bench_load);
   AddBenchLink(link_app, bench_link);
   AddBenchKernels(kernels_app, bench_kernels);
+  AddBenchServe(load_test_app, bench_serve);
   PreferFlags(AddTokenize(tokenize_app, tokenize, no_parse_special), argc, argv);
   PreferFlags(AddStatus(status_app, status), argc, argv);
+  AddJson(doctor_app, doctor.json);
   AddSynth(synth_app, synth);
 
   Parsed parsed;
@@ -468,6 +494,7 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
     root.parse(argc, argv);
     const std::string wrong = *generate_app
                                   ? MeantForADirectory(generate_app, generate.head.model, argc, argv)
+                              : *chat_app   ? MeantForADirectory(chat_app, chat.head.model, argc, argv)
                               : *verify_app ? MeantForADirectory(verify_app, verify.head.model, argc, argv)
                                             : "";
     if (!wrong.empty()) throw CLI::ValidationError(wrong);
@@ -499,11 +526,13 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
     return parsed;
   }
   generate.head.drafting.draft_given = generate_draft->count() > 0;
+  chat.head.drafting.draft_given = chat_draft->count() > 0;
   if (!bench_depth.empty()) bench_draft.depths = {bench_depth == "off" ? "0" : bench_depth};
   for (const std::string& entry : logit_bias) ReadBias(entry, generate.sampling.logit_bias.emplace_back());
   if (*serve_app) parsed.invocation = serve;
   if (*worker_app) parsed.invocation = worker;
   if (*generate_app) parsed.invocation = generate;
+  if (*chat_app) parsed.invocation = chat;
   if (*score_app) parsed.invocation = score;
   if (*verify_app) parsed.invocation = verify;
   if (*step_app) parsed.invocation = bench_step;
@@ -511,8 +540,10 @@ Parsed ParseCommandLine(int argc, const char* const* argv) {
   if (*load_app) parsed.invocation = bench_load;
   if (*link_app) parsed.invocation = bench_link;
   if (*kernels_app) parsed.invocation = bench_kernels;
+  if (*load_test_app) parsed.invocation = bench_serve;
   if (*tokenize_app) parsed.invocation = tokenize;
   if (*status_app) parsed.invocation = status;
+  if (*doctor_app) parsed.invocation = doctor;
   if (*synth_app) parsed.invocation = synth;
   return parsed;
 }

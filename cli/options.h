@@ -16,9 +16,10 @@ namespace paceline::cli {
 
 // How this process computes.
 struct ComputeOptions {
-  std::string backend = "cpu";   // reference, cpu, cuda
+  std::string backend = "cpu";   // reference, cpu, cuda, cuda-emulated
   std::string isa;               // avx2, avx512, vnni, amx, amx-emulated; empty: the best this machine has
   int threads = 0;               // 0: max(1, cores / ranks on this machine)
+  std::string pin = "off";       // compute threads to processors: off, auto, "0-3,8"
   std::string load_io = "auto";  // how weights are read: auto, threads, buffered
 };
 
@@ -36,7 +37,7 @@ struct ClusterOptions {
 // What changes bits, memory or the shape of a step.
 struct ModelOptions {
   int prefill_chunk = 64;
-  std::string kv_dtype = "bf16";        // bf16, fp32
+  std::string kv_dtype = "bf16";        // bf16, fp32, int8, int4
   std::string lm_head = "auto";         // auto, stored, int8
   std::string activations = "int16";    // int16, int8
   std::string float_math = "portable";  // portable, native
@@ -62,9 +63,9 @@ struct HeadOptions {
   DraftingFlags drafting;
 };
 
-// What the HTTP API allows.
+// What the APIs allow.
 struct HttpFlags {
-  std::string api_keys_file;              // empty: everybody may ask
+  std::string api_keys_file;              // empty: everybody may ask; of gRPC too
   std::vector<std::string> cors_origins;  // pages that may read answers; "*": all
   int max_body_mib = 32;
   bool no_ui = false;
@@ -89,8 +90,9 @@ struct ServeOptions {
   int http_port = 8000;
   int grpc_port = 50051;
   int join_port = 7400;
-  int nodes = 0;           // the head counted; 0: 1 + local_workers
-  int join_timeout_s = 0;  // 0: wait for workers without end
+  int nodes = 0;                        // the head counted; 0: 1 + local_workers
+  int join_timeout_s = 0;               // 0: wait for workers without end
+  std::string metrics_compat = "vllm";  // "none": our own names alone
   HttpFlags http;
 };
 
@@ -145,6 +147,17 @@ struct GenerateOptions {
   std::string json_file;  // the JSON answer goes here, the text to stdout as without it
 };
 
+// A conversation in the terminal.
+struct ChatOptions {
+  HeadOptions head;  // head.model: a directory, grpc://HOST:PORT or http://HOST:PORT
+  std::string system;
+  std::string think = "auto";  // auto: as the model's template has it; on, off
+  std::optional<int64_t> max_tokens;
+  std::optional<double> temperature;
+  std::optional<uint64_t> seed;
+  std::string api_key_file;  // for http://
+};
+
 struct ScoreOptions {
   HeadOptions head;
   std::string tokens_json;
@@ -157,13 +170,15 @@ struct BenchStepOptions {
   HeadOptions head;
   std::vector<int> rows;  // per step; empty: the bench's own list
   int prefill = 512;      // tokens of the prompt that is measured; 0: none
+  int64_t context = 64;   // positions in front of the measured rows; above 256 whole pages are not run
   bool json = false;
   bool markdown = false;
 };
 
 struct BenchLoadOptions {
   HeadOptions head;
-  int64_t limit_gb = 16;  // of the files, read for the yardstick
+  int64_t limit_gb = 16;     // of the files, read for the yardstick
+  bool touch_first = false;  // memory
   bool json = false;
 };
 
@@ -172,6 +187,32 @@ struct BenchLinkOptions {
   int64_t hidden = 3072;     // elements of a row
   int64_t rounds = 2000;
   bool json = false;
+};
+
+// Requests to a server that speaks OpenAI's HTTP API.
+struct BenchServeOptions {
+  std::string url = "http://127.0.0.1:8000";
+  std::string model;              // empty: the first that the server names
+  std::string endpoint = "chat";  // chat, completions
+  std::vector<int> concurrency;   // closed loops, one after the other
+  std::vector<double> rates;      // open loops, requests per second
+  int64_t requests = 0;           // of every loop; 0: by its size
+  double duration_s = 0;          // of every loop; 0: until its requests are done
+  int warmup = 1;                 // requests before the first loop
+  std::string prompts;            // file; empty: prose that is built in
+  int64_t input_tokens = 256;
+  int64_t shared_prefix = 0;  // of them the same in all prompts
+  int64_t output_tokens = 128;
+  bool natural_end = false;  // the model's end of text ends an answer
+  double temperature = 0;
+  uint64_t seed = 1;
+  std::string salt;  // begins every prompt; empty: random
+  std::optional<double> slo_ttft_ms;
+  std::optional<double> slo_itl_ms;
+  std::string api_key_file;
+  int timeout_s = 600;
+  bool json = false;
+  bool markdown = false;
 };
 
 struct BenchKernelsOptions {
@@ -217,6 +258,10 @@ struct StatusOptions {
   bool metrics = false;
 };
 
+struct DoctorOptions {
+  bool json = false;
+};
+
 struct SynthOptions {
   std::string out;
   std::string like;
@@ -226,9 +271,10 @@ struct SynthOptions {
   uint64_t seed = 1;
 };
 
-using Invocation = std::variant<ServeOptions, WorkerOptions, GenerateOptions, ScoreOptions, VerifyOptions,
-                                BenchStepOptions, BenchDraftOptions, BenchLoadOptions, BenchLinkOptions,
-                                BenchKernelsOptions, TokenizeOptions, StatusOptions, SynthOptions>;
+using Invocation =
+    std::variant<ServeOptions, WorkerOptions, GenerateOptions, ChatOptions, ScoreOptions, VerifyOptions,
+                 BenchStepOptions, BenchDraftOptions, BenchLoadOptions, BenchLinkOptions, BenchKernelsOptions,
+                 BenchServeOptions, TokenizeOptions, StatusOptions, DoctorOptions, SynthOptions>;
 
 // Either an invocation, or what to print and the status to exit with (help, version, a usage error).
 struct Parsed {

@@ -68,7 +68,7 @@ absl::StatusOr<HttpOptions> HttpOptionsOf(const ServeOptions& options) {
   http.cors_origins = options.http.cors_origins;
   http.page = !options.http.no_ui;
   http.strict = options.http.strict_api;
-  http.version = PACELINE_VERSION;
+  http.metrics = {.version = PACELINE_VERSION, .vllm_names = options.metrics_compat == "vllm"};
   if (!options.http.api_keys_file.empty()) {
     ASSIGN_OR_RETURN(http.keys, ApiKeys::Load(options.http.api_keys_file));
   }
@@ -107,7 +107,7 @@ absl::Status Serve(const ServeOptions& options) {
   ASSIGN_OR_RETURN(HttpOptions http_options, HttpOptionsOf(options));
   if (http_options.keys.empty() && !IsLoopback(options.host)) {
     StdErr().Line(absl::StrCat("warning: everybody who reaches ", options.host,
-                               " may use the HTTP API; --api-keys-file FILE names who may"));
+                               " may use the APIs; --api-keys-file FILE names who may"));
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<Head> head, Head::Open(ConfigOf(options)));
   if (const absl::Status& missing = head->tokenizer_status(); absl::IsNotFound(missing)) {
@@ -119,7 +119,7 @@ absl::Status Serve(const ServeOptions& options) {
   const std::unique_ptr<ChatTemplate> chat_template = LoadTemplate(options.head.model);
   DeferredTrunk trunk(head->info());
   Engine engine(head->EngineParts(&trunk), head->defaults(), head->scheduling());
-  ApiServer api(engine, head->cluster(), chat_template.get());
+  ApiServer api(engine, head->cluster(), chat_template.get(), {http_options.keys, http_options.metrics});
   HttpFront http(engine, api.serving(), head->cluster(), chat_template.get(), std::move(http_options));
   ASSIGN_OR_RETURN(const int grpc_port, api.Start(options.host, options.grpc_port));
   ASSIGN_OR_RETURN(const int http_port, http.Start(options.host, options.http_port));

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "cli/api_key.h"
 #include "cli/commands.h"
 #include "cli/console.h"
 #include "coordinator/client.h"
@@ -15,12 +16,12 @@ constexpr Duration kPatience = std::chrono::seconds(5);
 
 absl::StatusOr<ClusterStatus> Ask(const std::string& url) {
   ASSIGN_OR_RETURN(const std::string address, AddressOfUrl(url));
-  return ApiClient(address).Status(kPatience);
+  return ApiClient(address, ApiKeyOfEnvironment()).Status(kPatience);
 }
 
 absl::StatusOr<std::string> AskMetrics(const std::string& url) {
   ASSIGN_OR_RETURN(const std::string address, AddressOfUrl(url));
-  return ApiClient(address).Metrics(kPatience);
+  return ApiClient(address, ApiKeyOfEnvironment()).Metrics(kPatience);
 }
 
 const char* RoleName(const NodeFacts& node) { return node.head ? "head" : "worker"; }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/status.h"
+#include "cli/api_key.h"
 #include "cli/commands.h"
 #include "cli/comparison.h"
 #include "cli/console.h"
@@ -219,7 +220,7 @@ absl::StatusOr<Verified> VerifyHere(const VerifyOptions& options) {
 
 absl::StatusOr<Verified> VerifyThere(const VerifyOptions& options) {
   ASSIGN_OR_RETURN(const std::string address, AddressOfUrl(options.head.model));
-  ApiClient client(address);
+  ApiClient client(address, ApiKeyOfEnvironment());
   Prompt prompt;
   if (HasPrompt(options.prompt)) {
     ASSIGN_OR_RETURN(prompt, ReadPrompt(options.prompt));

@@ -13,6 +13,7 @@ if(NOT PACELINE_CORE_ONLY)
   find_package(gRPC REQUIRED CONFIG)        # 1.51
   find_package(prometheus-cpp REQUIRED CONFIG) # 1.0: core only, metrics as text
   find_package(Boost 1.81 REQUIRED)         # Beast and Asio, headers only
+  pkg_check_modules(LIBEDIT REQUIRED IMPORTED_TARGET libedit) # 3.1: lines of `paceline chat`
   find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
   if(PACELINE_UCX)
     find_package(ucx QUIET CONFIG)          # 1.13

@@ -15,6 +15,9 @@ constexpr double kChange = 1.0 / 3.0;
 // Rates are taken for no surer than this, or two wrong drafts would end a good text.
 constexpr double kLeast = 0.02, kMost = 0.9;
 
+// What it takes to be called a failure: so many first drafts, and at most so many of them right.
+constexpr double kFailedDrafts = 48, kFailedRate = 0.05;
+
 // Drafts that the depth before is worth as evidence.
 constexpr double kNeighbour = 2.0;
 
@@ -103,6 +106,11 @@ bool DepthAcceptance::Turned(bool first_accepted) {
   depths_[0] = {seen.yes + 0.25, seen.no + 0.25};
   drop_ = rise_ = Change();
   return true;
+}
+
+bool DepthAcceptance::Failed() const {
+  const double drafts = depths_[0].yes + depths_[0].no;
+  return drafts >= kFailedDrafts && depths_[0].yes <= kFailedRate * drafts;
 }
 
 std::array<double, kMaxDraft> DepthAcceptance::Survival(double deviations) const {

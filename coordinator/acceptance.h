@@ -32,6 +32,8 @@ class DepthAcceptance {
   // To be asked before a step is counted: whether its first draft convinces that the rate is no longer what
   // was believed. If so, all from before the change is forgotten, and the step has been counted.
   bool Turned(bool first_accepted);
+  // Whether many drafts were counted and hardly a first one was right.
+  bool Failed() const;
   // [i] the probability that drafts 0..i are all accepted, every depth `deviations` standard deviations above
   // its mean.
   std::array<double, kMaxDraft> Survival(double deviations = 0) const;

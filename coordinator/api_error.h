@@ -27,6 +27,7 @@ inline constexpr char kFeatureDisabled[] = "FEATURE_DISABLED";
 inline constexpr char kNonFinite[] = "NON_FINITE";
 inline constexpr char kTimeLimit[] = "TIME_LIMIT";
 inline constexpr char kQueueTimeout[] = "QUEUE_TIMEOUT";
+inline constexpr char kApiKeyInvalid[] = "API_KEY_INVALID";
 inline constexpr char kInternal[] = "INTERNAL";
 }  // namespace reasons
 

@@ -166,6 +166,29 @@ absl::StatusOr<std::vector<ChatMessage>> ChatMessagesFromJson(const Json& messag
   return out;
 }
 
+Json ChatMessagesToJson(const std::vector<ChatMessage>& messages) {
+  Json out = Json::array();
+  for (const ChatMessage& message : messages) {
+    Json entry = {{"role", message.role}, {"content", nullptr}};
+    if (const auto* text = std::get_if<std::string>(&message.content)) entry["content"] = *text;
+    if (const auto* parts = std::get_if<std::vector<ContentPart>>(&message.content)) {
+      entry["content"] = Json::array();
+      for (const ContentPart& part : *parts)
+        entry["content"].push_back({{"type", "text"}, {"text", part.text}});
+    }
+    if (message.reasoning_content) entry["reasoning_content"] = *message.reasoning_content;
+    for (const ChatToolCall& call : message.tool_calls) {
+      entry["tool_calls"].push_back({{"id", call.id},
+                                     {"type", "function"},
+                                     {"function", {{"name", call.name}, {"arguments", call.arguments}}}});
+    }
+    if (message.tool_call_id) entry["tool_call_id"] = *message.tool_call_id;
+    if (message.name) entry["name"] = *message.name;
+    out.push_back(std::move(entry));
+  }
+  return out;
+}
+
 absl::StatusOr<std::vector<ToolDefinition>> ToolsFromJson(const Json& tools) {
   std::vector<ToolDefinition> out;
   if (tools.is_null()) return out;

@@ -72,6 +72,9 @@ struct ChatRequest {
 // shape, an unknown role, a part that is not text, arguments that are not a JSON object.
 absl::StatusOr<std::vector<ChatMessage>> ChatMessagesFromJson(const Json& messages);
 
+// The same array from messages: ChatMessagesFromJson reads it back.
+Json ChatMessagesToJson(const std::vector<ChatMessage>& messages);
+
 // The `tools` array of OpenAI's chat completions. REQ-001 names the field ("tools[0].function.name").
 absl::StatusOr<std::vector<ToolDefinition>> ToolsFromJson(const Json& tools);
 

@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "coordinator/api_error.h"
 #include "coordinator/chat_template.h"
+#include "coordinator/http/chat_completions.h"
 #include "paceline/inference/v1/inference.pb.h"
 
 namespace paceline {
@@ -79,6 +80,14 @@ absl::Status Within(const absl::Status& status) {
   return WithField(status, absl::StrCat("chat.", facts.field));
 }
 
+absl::Status CheckTemplate(const ChatTemplate* chat_template) {
+  if (chat_template != nullptr) return absl::OkStatus();
+  return WithField(
+      WithReason(absl::UnimplementedError("chat: the model has no chat template; send text or token_ids"),
+                 reasons::kFeatureDisabled),
+      "chat");
+}
+
 }  // namespace
 
 absl::StatusOr<ChatRequest> ChatFromWire(const pb::ChatInput& wire) {
@@ -109,13 +118,28 @@ absl::StatusOr<ChatRequest> ChatFromWire(const pb::ChatInput& wire) {
   return request;
 }
 
-absl::StatusOr<ChatPrompt> PromptFromWire(const pb::ChatInput& wire, const ChatTemplate* chat_template) {
-  if (chat_template == nullptr) {
-    return WithField(
-        WithReason(absl::UnimplementedError("chat: the model has no chat template; send text or token_ids"),
-                   reasons::kFeatureDisabled),
-        "chat");
+absl::StatusOr<PreparedChat> ChatCallFromWire(const pb::ChatInput& wire, GenerateRequest request,
+                                              const ChatTemplate* chat_template) {
+  RETURN_IF_ERROR(CheckTemplate(chat_template));
+  ASSIGN_OR_RETURN(ChatRequest chat, ChatFromWire(wire));
+  ToolChoice choice;
+  choice.parallel = !wire.has_parallel_tool_calls() || wire.parallel_tool_calls();
+  if (wire.tool_choice() == "none") {
+    choice.mode = ToolMode::kNone;
+  } else if (!wire.tool_choice().empty() && wire.tool_choice() != "auto") {
+    choice.mode = ToolMode::kRequired;
+    if (wire.tool_choice() != "required") {
+      choice.name = wire.tool_choice();
+      choice.parallel = false;
+    }
   }
+  auto prepared = PrepareChat(std::move(chat), choice, std::move(request), chat_template);
+  if (!prepared.ok()) return Within(prepared.status());
+  return prepared;
+}
+
+absl::StatusOr<ChatPrompt> PromptFromWire(const pb::ChatInput& wire, const ChatTemplate* chat_template) {
+  RETURN_IF_ERROR(CheckTemplate(chat_template));
   ASSIGN_OR_RETURN(const ChatRequest request, ChatFromWire(wire));
   auto prompt = chat_template->Apply(request);
   if (!prompt.ok()) return Within(prompt.status());

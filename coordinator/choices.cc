@@ -60,13 +60,17 @@ struct Join {
       sum->usage.completion_tokens += end.usage.completion_tokens;
       AddTo(&sum->speculation, end.speculation);
       sum->timings.decode_s = std::max(sum->timings.decode_s, end.timings.decode_s);
+      for (size_t phase = 0; phase < kStepPhases; ++phase) {
+        double& longest = sum->timings.phase_s[phase];  // their steps are mostly the same ones
+        longest = std::max(longest, end.timings.phase_s[phase]);
+      }
     }
   }
   // Once every answer has ended and no more are to come.
   void EndIfDone(std::unique_lock<std::mutex> lock) {
     if (!sealed || open > 0) return;
-    const GenerationEnd end = failure ? *failure : *sum;
-    lock.unlock();
+    const GenerationEnd& end = failure ? *failure : *sum;
+    lock.unlock();  // nobody writes behind the last end
     sink->OnEnd(end);
   }
 };
@@ -78,6 +82,7 @@ class OneChoice final : public GenerationSink {
   void OnStarted(const GenerationStarted& started) override {
     if (!std::exchange(join_->started, true)) join_->sink->OnStarted(started);
   }
+  void OnPrompt(std::vector<PromptToken> tokens) override { join_->sink->OnPrompt(std::move(tokens)); }
   void OnTokens(std::vector<GeneratedToken> tokens) override {
     join_->sink->OnTokens(index_, std::move(tokens));
   }
@@ -110,6 +115,7 @@ absl::StatusOr<std::shared_ptr<GenerationTicket>> SubmitChoices(Engine& engine, 
   absl::Status refused;
   for (int32_t index = 0; index < count && refused.ok(); ++index) {
     request.sampling.choice = static_cast<uint32_t>(index);
+    if (index > 0) request.prompt_top.reset();  // they have one prompt
     {
       const std::lock_guard lock(join->mutex);
       ++join->open;
@@ -123,9 +129,8 @@ absl::StatusOr<std::shared_ptr<GenerationTicket>> SubmitChoices(Engine& engine, 
   std::unique_lock lock(join->mutex);
   if (!refused.ok()) {
     --join->open;
-    GenerationEnd end;
-    end.status = refused;
-    join->failure = std::move(end);
+    join->failure.emplace();
+    join->failure->status = refused;
   }
   join->sealed = true;
   join->EndIfDone(std::move(lock));

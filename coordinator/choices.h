@@ -17,6 +17,8 @@ class ChoicesSink {
  public:
   virtual ~ChoicesSink() = default;
   virtual void OnStarted(const GenerationStarted& started) = 0;  // of the first that starts
+  virtual void OnPrompt(std::vector<PromptToken>) {
+  }  // as GenerationSink's; once, whatever the number of answers
   virtual void OnTokens(uint32_t index, std::vector<GeneratedToken> tokens) = 0;
   virtual void OnChoice(uint32_t index, const GenerationEnd& end) = 0;  // unless cancelled or failed
   // Last and once. Counts are sums, but the prompt is counted once; where one failed or was cancelled, all

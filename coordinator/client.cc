@@ -1,8 +1,12 @@
 // gRPC client calls.
 #include "coordinator/client.h"
 
+#include <atomic>
 #include <charconv>
 #include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -11,6 +15,7 @@
 #include "coordinator/status_wire.h"
 #include "coordinator/utf8.h"
 #include "coordinator/wire.h"
+#include "google/protobuf/util/json_util.h"
 #include "grpcpp/create_channel.h"
 #include "paceline/control/v1/control.grpc.pb.h"
 #include "paceline/inference/v1/inference.grpc.pb.h"
@@ -27,6 +32,7 @@ constexpr int kMaxMessageBytes = 64 << 20;
 // allowed.
 constexpr int kPingMs = 20'000;
 constexpr int kPingTimeoutMs = 10'000;
+constexpr auto kLook = std::chrono::milliseconds(20);  // between two questions whether a call is wanted
 
 ClusterState FromWire(control_pb::ClusterState state) {
   switch (state) {
@@ -97,16 +103,57 @@ bool Book(const inference_pb::GenerateStreamResponse& event,
   return wanted;
 }
 
+// One call and its cancellation, by whoever no longer wants it: a read that waits cannot ask by itself.
+class Cancellation {
+ public:
+  Cancellation(grpc::ClientContext& context, const std::function<bool()>& wanted) : context_(context) {
+    if (wanted) thread_ = std::thread([this, &wanted] { Watch(wanted); });
+  }
+  ~Cancellation() {
+    {
+      const std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) thread_.join();
+  }
+  void Cancel() {
+    if (!cancelled_.exchange(true)) context_.TryCancel();
+  }
+  bool cancelled() const { return cancelled_; }
+
+ private:
+  void Watch(const std::function<bool()>& wanted) {
+    std::unique_lock lock(mutex_);
+    while (!changed_.wait_for(lock, kLook, [this] { return over_; })) {
+      if (!wanted()) return Cancel();
+    }
+  }
+
+  grpc::ClientContext& context_;
+  std::atomic<bool> cancelled_{false};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool over_ = false;  // guarded by mutex_
+  std::thread thread_;
+};
+
 }  // namespace
 
 struct ApiClient::Parts {
-  explicit Parts(const std::string& target)
+  Parts(const std::string& target, const std::string& api_key)
       : address(target),
+        authorization(api_key.empty() ? "" : absl::StrCat("Bearer ", api_key)),
         channel(Dial(target)),
         inference(inference_pb::InferenceService::NewStub(channel)),
         control(control_pb::ControlService::NewStub(channel)) {}
 
+  void Sign(grpc::ClientContext* context) const {
+    if (!authorization.empty()) context->AddMetadata("authorization", authorization);
+  }
+
   const std::string address;
+  const std::string authorization;  // empty: none is needed
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<inference_pb::InferenceService::Stub> inference;
   std::unique_ptr<control_pb::ControlService::Stub> control;
@@ -129,7 +176,8 @@ absl::StatusOr<std::string> AddressOfUrl(const std::string& url) {
   return address;
 }
 
-ApiClient::ApiClient(const std::string& address) : parts_(std::make_unique<Parts>(address)) {}
+ApiClient::ApiClient(const std::string& address, const std::string& api_key)
+    : parts_(std::make_unique<Parts>(address, api_key)) {}
 ApiClient::~ApiClient() = default;
 
 // A failure without a reason came from the connection, not from the head.
@@ -147,6 +195,7 @@ absl::StatusOr<std::vector<TokenId>> ApiClient::Tokenize(const std::string& text
     return FieldError("text", absl::StrCat("not UTF-8 at byte ", valid));
   }
   grpc::ClientContext context;
+  parts_->Sign(&context);
   inference_pb::TokenizeRequest request;
   request.set_text(text);
   inference_pb::TokenizeResponse response;
@@ -158,7 +207,8 @@ absl::StatusOr<std::vector<TokenId>> ApiClient::Tokenize(const std::string& text
 }
 
 absl::StatusOr<GenerationResult> ApiClient::Generate(
-    GenerateRequest request, const std::function<bool(const GeneratedToken&)>& on_token) {
+    GenerateRequest request, const std::function<bool(const GeneratedToken&)>& on_token,
+    const std::function<bool()>& wanted) {
   if (const std::string* text = std::get_if<std::string>(&request.input)) {
     ASSIGN_OR_RETURN(request.input, Tokenize(*text));
   }
@@ -167,17 +217,15 @@ absl::StatusOr<GenerationResult> ApiClient::Generate(
   inference_pb::GenerateStreamRequest wire;
   RequestToWire(request, wire.mutable_request());
   grpc::ClientContext context;
+  parts_->Sign(&context);
   const auto stream = parts_->inference->GenerateStream(&context, wire);
   inference_pb::GenerateStreamResponse event;
-  bool cancelled = false;
+  Cancellation cancellation(context, wanted);
   while (stream->Read(&event)) {
-    if (!Book(event, on_token, &result) && !cancelled) {
-      cancelled = true;
-      context.TryCancel();
-    }
+    if (!Book(event, on_token, &result)) cancellation.Cancel();
   }
   const grpc::Status status = stream->Finish();
-  if (cancelled && status.error_code() == grpc::StatusCode::CANCELLED) {
+  if (cancellation.cancelled() && status.error_code() == grpc::StatusCode::CANCELLED) {
     result.end.reason = FinishReason::kCancelled;
     result.end.usage = {static_cast<int64_t>(result.started.prompt.size()),
                         static_cast<int64_t>(result.tokens.size())};
@@ -187,8 +235,32 @@ absl::StatusOr<GenerationResult> ApiClient::Generate(
   return result;
 }
 
+absl::StatusOr<TemplatedChat> ApiClient::ApplyChatTemplate(const ChatRequest& chat) {
+  inference_pb::ApplyChatTemplateRequest request;
+  inference_pb::ChatInput* input = request.mutable_chat();
+  Json whole = {{"messages", ChatMessagesToJson(chat.messages)}, {"tools", Json::array()}};
+  for (const ToolDefinition& tool : chat.tools) whole["tools"].push_back(tool.definition);
+  input->set_json(whole.dump(-1, ' ', false, Json::error_handler_t::replace));
+  const auto kwargs = google::protobuf::util::JsonStringToMessage(
+      chat.template_kwargs.dump(-1, ' ', false, Json::error_handler_t::replace),
+      input->mutable_template_kwargs());
+  if (!kwargs.ok()) return FieldError("template_kwargs", "expected an object of JSON values");
+  input->set_add_generation_prompt(chat.add_generation_prompt);
+  input->set_continue_final_message(chat.continue_final_message);
+  request.set_tokenize(true);
+  grpc::ClientContext context;
+  inference_pb::ApplyChatTemplateResponse response;
+  const grpc::Status status = parts_->inference->ApplyChatTemplate(&context, request, &response);
+  if (!status.ok()) return Explain(FromGrpc(status));
+  TemplatedChat out;
+  for (const uint32_t id : response.ids()) out.ids.push_back(static_cast<TokenId>(id));
+  out.starts_in_reasoning = response.starts_in_reasoning();
+  return out;
+}
+
 absl::StatusOr<std::string> ApiClient::Metrics(Duration limit) {
   grpc::ClientContext context;
+  parts_->Sign(&context);
   context.set_deadline(std::chrono::system_clock::now() +
                        std::chrono::duration_cast<std::chrono::system_clock::duration>(limit));
   control_pb::GetMetricsResponse response;
@@ -199,6 +271,7 @@ absl::StatusOr<std::string> ApiClient::Metrics(Duration limit) {
 
 absl::StatusOr<ClusterStatus> ApiClient::Status(Duration limit) {
   grpc::ClientContext context;
+  parts_->Sign(&context);
   context.set_deadline(std::chrono::system_clock::now() +
                        std::chrono::duration_cast<std::chrono::system_clock::duration>(limit));
   control_pb::GetClusterStatusResponse response;

@@ -1,8 +1,12 @@
 // paceline.control.v1: what runs where, for operators and routers. Answers at every stage of a head's life.
 #pragma once
 
+#include <utility>
+
 #include "base/cluster.h"
+#include "coordinator/api_keys.h"
 #include "coordinator/engine.h"
+#include "coordinator/metrics.h"
 #include "coordinator/serving_state.h"
 #include "paceline/control/v1/control.grpc.pb.h"
 
@@ -13,9 +17,10 @@ inline constexpr char kControlServiceName[] = "paceline.control.v1.ControlServic
 // Thread-safe.
 class ControlService final : public control::v1::ControlService::CallbackService {
  public:
-  // All outlive the service.
-  ControlService(Engine& engine, const ClusterView& cluster, const ServingState& state)
-      : engine_(engine), cluster_(cluster), state_(state) {}
+  // `engine`, `cluster`, `state` and `keys` outlive the service.
+  ControlService(Engine& engine, const ClusterView& cluster, const ServingState& state, const ApiKeys& keys,
+                 MetricsOptions metrics)
+      : engine_(engine), cluster_(cluster), state_(state), keys_(keys), metrics_(std::move(metrics)) {}
 
   grpc::ServerUnaryReactor* GetClusterStatus(grpc::CallbackServerContext* context,
                                              const control::v1::GetClusterStatusRequest* request,
@@ -34,9 +39,15 @@ class ControlService final : public control::v1::ControlService::CallbackService
                                   control::v1::AbortResponse* response) override;
 
  private:
+  // Answers the call: with what `answer` says, if the caller may ask.
+  template <class Answer>
+  grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, Answer answer);
+
   Engine& engine_;
   const ClusterView& cluster_;
   const ServingState& state_;
+  const ApiKeys& keys_;
+  const MetricsOptions metrics_;
 };
 
 }  // namespace paceline

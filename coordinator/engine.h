@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <future>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -23,6 +24,7 @@
 #include "base/mailbox.h"
 #include "base/step.h"
 #include "coordinator/admission.h"
+#include "coordinator/engine_stats.h"
 #include "coordinator/grammar/constraint.h"
 #include "coordinator/request.h"
 #include "coordinator/sampling_defaults.h"
@@ -52,45 +54,6 @@ class GenerationTicket {
  private:
   static constexpr int64_t kNow = TimePoint::min().time_since_epoch().count();
   std::atomic<int64_t> cancel_at_ns_{TimePoint::max().time_since_epoch().count()};
-};
-
-// Speculation of all requests since the start.
-struct SpeculationCounters {
-  std::array<SourceStats, kDraftSources> sources;  // [IndexOf(source)]; a step of one sequence each
-  std::array<int64_t, kMaxDraft + 1> depths{};  // [drafts verified] steps of a sequence that brought tokens
-  int64_t decode_steps = 0;  // steps of a sequence that brought tokens: its prompt's last too
-  double draft_s = 0;        // drafting
-  double verify_s = 0;       // the rest of steps with drafts
-};
-
-// In how many steps how many experts of a layer were visited.
-struct ExpertHistogram {
-  static constexpr std::array<int32_t, 11> kBounds = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
-  std::array<int64_t, kBounds.size() + 1> counts{};  // up to kBounds[i], and above all
-  int64_t sum = 0;
-
-  void Count(int32_t experts);
-};
-
-// What everything outside the engine thread may know of its state; as of the end of the last step.
-struct EngineStats {
-  int32_t running = 0;
-  int32_t waiting = 0;
-  int32_t max_running = 0;
-  int32_t pages_used = 0;    // that running sequences hold
-  int32_t pages_cached = 0;  // with text to go on from, held or not
-  int32_t pages_total = 0;
-  int64_t steps = 0;
-  int64_t tokens = 0;     // generated
-  int64_t rows = 0;       // run, prompts included
-  int64_t step_rows = 0;  // of the last step
-  double step_s = 0;      // of it, by the trunk's own clock; 0: it does not say
-  SchedulerCounters scheduling;
-  int32_t snapshots = 0;  // states to go on from
-  int32_t snapshots_total = 0;
-  ExchangeCounters exchange;  // for requests: neither measuring at the start nor proofs of readiness
-  SpeculationCounters speculation;
-  std::vector<ExpertHistogram> distinct_experts;  // [MoE layers]; empty until a trunk counts them
 };
 
 class Engine {
@@ -140,6 +103,8 @@ class Engine {
   int64_t context() const { return scheduler_.context(); }
   // Thread-safe.
   EngineStats stats() const;
+  // What Submit has refused since the start, by reason (api_error.h). Thread-safe.
+  std::map<std::string, int64_t> refusals() const;
   // NET-001 when the cluster says an expert has no holder. Thread-safe.
   absl::Status Degraded() const;
 
@@ -154,6 +119,10 @@ class Engine {
   };
   using Message = std::variant<NewGeneration, WarmRequest>;
 
+  // Submit, uncounted.
+  absl::StatusOr<std::shared_ptr<GenerationTicket>> Take(GenerateRequest request,
+                                                         std::shared_ptr<GenerationSink> sink,
+                                                         std::shared_ptr<GenerationTicket> ticket);
   // Thread-safe.
   void ForgetTicket(const std::string& request_id, const std::shared_ptr<GenerationTicket>& ticket);
   bool CanDraft() const;
@@ -175,7 +144,6 @@ class Engine {
   // Takes what the trunk exchanged since `before` out of the statistics: it served no request.
   void LeaveOut(const ExchangeCounters& before);
   void Book(const StepOutcome& outcome, TimePoint now);
-  void CountStep(const StepPlan& plan, const StepResult& result);
   void CountDrafts(Generation& generation, const StepOutcome& outcome, int64_t emitted);
   void End(SequenceId id, absl::Status status, FinishReason reason, StopMatch match);
   void AnswerWarm(const absl::Status& status);
@@ -210,7 +178,8 @@ class Engine {
   std::unordered_multimap<std::string, std::shared_ptr<GenerationTicket>> tickets_;
 
   mutable std::mutex stats_mutex_;
-  EngineStats stats_;  // guarded by stats_mutex_
+  EngineStats stats_;                        // guarded by stats_mutex_
+  std::map<std::string, int64_t> refusals_;  // guarded by stats_mutex_
 };
 
 }  // namespace paceline

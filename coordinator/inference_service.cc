@@ -2,15 +2,21 @@
 // owned by both sides together: gRPC's share ends with OnDone, the engine's with OnFinished.
 #include "coordinator/inference_service.h"
 
+#include <algorithm>
+#include <functional>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status.h"
+#include "coordinator/answer_channels.h"
 #include "coordinator/api_error.h"
 #include "coordinator/chat_wire.h"
 #include "coordinator/choices.h"
+#include "coordinator/sampling_defaults.h"
+#include "coordinator/service_caller.h"
 #include "coordinator/status_wire.h"
 #include "coordinator/wire.h"
 
@@ -21,6 +27,9 @@ namespace pb = inference::v1;
 namespace {
 
 grpc::Status ToGrpc(const absl::Status& status) { return paceline::ToGrpc(status, kInferenceServiceName); }
+
+// Tokens of a prompt in one message, that no message grows beyond what clients take.
+constexpr size_t kPromptPiece = 1024;
 
 // How a generation without an error status ends as a call: a cancelled one has nobody left to hear more.
 grpc::Status CallStatus(const GenerationEnd& end) {
@@ -157,6 +166,7 @@ class CallBasics {
   }
 
   ResponseShape shape;
+  std::string caller;  // name of the API key
 
  private:
   RequestIds* ids_;
@@ -171,13 +181,86 @@ absl::Status InferenceService::CheckModel(const std::string& model) const {
   return WithMetadata(WithField(std::move(status), "model"), "model", model);
 }
 
-absl::StatusOr<WireRequest> InferenceService::Accept(const pb::GenerateRequest& wire, CallBasics& call) {
+template <class Answer>
+grpc::ServerUnaryReactor* InferenceService::Reply(grpc::CallbackServerContext* context, Answer answer) const {
+  const absl::StatusOr<std::string> caller = CallerOf(*context, keys_);
+  const absl::Status status = caller.ok() ? answer() : caller.status();
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+absl::StatusOr<WireRequest> InferenceService::Accept(const grpc::CallbackServerContext& context,
+                                                     const pb::GenerateRequest& wire, CallBasics& call) {
+  ASSIGN_OR_RETURN(std::string caller, CallerOf(context, keys_));
   RETURN_IF_ERROR(state_.Admit());
   RETURN_IF_ERROR(CheckModel(wire.model()));
   ASSIGN_OR_RETURN(WireRequest request, RequestFromWire(wire, chat_template_));
   RETURN_IF_ERROR(call.TakeId(wire.request_id()));
+  request.request.key = call.caller = std::move(caller);
   call.shape = request.shape;
   return request;
+}
+
+// An answer as it grows.
+class LiveOutput {
+ public:
+  explicit LiveOutput(const ResponseShape& shape) : shape_(shape), channels_(WithSeed(shape.parser)) {}
+
+  // `token` in its pieces, and those of calls, in order.
+  void Hear(GeneratedToken token, const std::function<void(const AnswerPiece&, GeneratedToken)>& say) {
+    last_ = token.id;
+    std::string text = std::exchange(token.text, {});
+    for (AnswerPiece& piece : channels_.Feed(text)) Say(piece, piece.continued ? Again() : token, say);
+  }
+  void End(const std::function<void(const AnswerPiece&, GeneratedToken)>& say) {
+    for (AnswerPiece& piece : channels_.Finish()) Say(piece, Again(), say);
+  }
+  void Finish(const GenerationEnd& end, pb::Finished* wire) const {
+    FinishedToWire(end, wire);
+    if (channels_.called() && wire->reason() == pb::FINISH_REASON_STOP)
+      wire->set_reason(pb::FINISH_REASON_TOOL_CALLS);
+  }
+  void TokenTo(const AnswerPiece& piece, const GeneratedToken& token, pb::Token* wire) const {
+    TokenToWire(token, shape_, wire);
+    wire->set_continued(piece.continued);
+  }
+  int64_t reasoning_tokens() const { return channels_.reasoning_tokens(); }
+
+ private:
+  static std::optional<OutputParserOptions> WithSeed(std::optional<OutputParserOptions> parser) {
+    if (parser) parser->id_seed = RandomSeed();
+    return parser;
+  }
+  GeneratedToken Again() const {
+    GeneratedToken token;
+    token.id = last_;
+    return token;
+  }
+  void Say(AnswerPiece& piece, GeneratedToken token,
+           const std::function<void(const AnswerPiece&, GeneratedToken)>& say) const {
+    if (piece.call && piece.call->call > 0 && !shape_.parallel_calls) return;
+    token.text = std::move(piece.text);
+    say(piece, std::move(token));
+  }
+
+  const ResponseShape shape_;
+  AnswerChannels channels_;
+  TokenId last_ = 0;
+};
+
+int64_t ReasoningTokens(const std::vector<LiveOutput>& answers) {
+  int64_t sum = 0;
+  for (const LiveOutput& answer : answers) sum += answer.reasoning_tokens();
+  return sum;
+}
+
+void CallToWire(const OutputEvent& event, uint32_t output, pb::ToolCall* wire) {
+  wire->set_output_index(output);
+  wire->set_index(static_cast<uint32_t>(event.call));
+  wire->set_id(event.id);
+  wire->set_name(event.name);
+  wire->set_arguments_fragment(event.text);
 }
 
 // Generate: collects, then answers once.
@@ -185,12 +268,15 @@ class InferenceService::UnaryCall final : public grpc::ServerUnaryReactor, publi
  public:
   UnaryCall(RequestIds& ids, pb::GenerateResponse* response) : basics_(ids), response_(response) {}
 
-  void Begin(std::shared_ptr<UnaryCall> self, InferenceService& service, const pb::GenerateRequest& request) {
+  void Begin(std::shared_ptr<UnaryCall> self, InferenceService& service,
+             const grpc::CallbackServerContext& context, const pb::GenerateRequest& request) {
     self_ = self;
     const auto submit = [&]() -> absl::Status {
-      ASSIGN_OR_RETURN(WireRequest wire, service.Accept(request, basics_));
-      for (int32_t i = 0; i < wire.choices; ++i)
+      ASSIGN_OR_RETURN(WireRequest wire, service.Accept(context, request, basics_));
+      for (int32_t i = 0; i < wire.choices; ++i) {
         response_->add_outputs()->set_index(static_cast<uint32_t>(i));
+        answers_.emplace_back(basics_.shape);
+      }
       ASSIGN_OR_RETURN(std::shared_ptr<GenerationTicket> ticket,
                        SubmitChoices(service.engine_, std::move(wire.request), wire.choices, self));
       const std::lock_guard lock(mutex_);
@@ -205,22 +291,30 @@ class InferenceService::UnaryCall final : public grpc::ServerUnaryReactor, publi
   }
 
   void OnStarted(const GenerationStarted& started) override { response_->set_request_id(started.request_id); }
+  void OnPrompt(std::vector<PromptToken> tokens) override {
+    for (const PromptToken& token : tokens)
+      PromptTokenToWire(token, basics_.shape, response_->mutable_prompt()->add_tokens());
+  }
   void OnTokens(uint32_t index, std::vector<GeneratedToken> tokens) override {
-    pb::Output* output = response_->mutable_outputs(static_cast<int>(index));
-    for (const GeneratedToken& token : tokens) {
-      if (basics_.shape.text) output->mutable_text()->append(token.text);
-      TokenToWire(token, basics_.shape, output->add_tokens());
+    for (GeneratedToken& token : tokens) {
+      answers_[index].Hear(std::move(token),
+                           [&](const AnswerPiece& piece, GeneratedToken said) { Add(index, piece, said); });
     }
   }
   void OnChoice(uint32_t index, const GenerationEnd& end) override {
+    answers_[index].End([&](const AnswerPiece& piece, GeneratedToken said) { Add(index, piece, said); });
     pb::Finished finished;
-    FinishedToWire(end, &finished);
+    answers_[index].Finish(end, &finished);
     response_->mutable_outputs(static_cast<int>(index))->set_reason(finished.reason());
   }
   void OnEnd(const GenerationEnd& end) override {
     basics_.ReturnId();
     const grpc::Status status = CallStatus(end);
-    if (status.ok()) CompletedToWire(end, response_->mutable_completed());
+    if (status.ok()) {
+      CompletedToWire(end, response_->mutable_completed());
+      response_->mutable_completed()->mutable_usage()->set_reasoning_tokens(
+          static_cast<uint32_t>(ReasoningTokens(answers_)));
+    }
     Finish(status);
   }
 
@@ -232,7 +326,23 @@ class InferenceService::UnaryCall final : public grpc::ServerUnaryReactor, publi
   void OnDone() override { self_.reset(); }
 
  private:
+  void Add(uint32_t index, const AnswerPiece& piece, const GeneratedToken& token) {
+    pb::Output* output = response_->mutable_outputs(static_cast<int>(index));
+    if (piece.call) {
+      const bool begins = piece.call->kind == OutputEvent::Kind::kToolCallStart;
+      if (begins) return CallToWire(*piece.call, index, output->add_tool_calls());
+      pb::ToolCall* call = output->mutable_tool_calls(piece.call->call);
+      call->mutable_arguments_fragment()->append(piece.call->text);
+      return;
+    }
+    answers_[index].TokenTo(piece, token, output->add_tokens());
+    if (!basics_.shape.text || piece.channel == kToolCallChannel) return;
+    (piece.channel == kReasoningChannel ? output->mutable_reasoning() : output->mutable_text())
+        ->append(token.text);
+  }
+
   CallBasics basics_;
+  std::vector<LiveOutput> answers_;       // [choices]; after Begin the engine thread's
   pb::GenerateResponse* const response_;  // gRPC's, until OnDone
   std::mutex mutex_;                      // guards the next two
   std::shared_ptr<GenerationTicket> ticket_;
@@ -246,8 +356,10 @@ class InferenceService::StreamWriter final : public ChoicesSink {
   StreamWriter(InferenceService& service, const CallBasics& basics, int32_t choices)
       : service_(service),
         basics_(basics),
-        log_(std::make_shared<StreamLog>(basics.shape.resume_window)),
-        gathered_(static_cast<size_t>(choices)) {}
+        log_(std::make_shared<StreamLog>(basics.shape.resume_window, basics.caller)),
+        gathered_(static_cast<size_t>(choices)) {
+    for (int32_t i = 0; i < choices; ++i) answers_.emplace_back(basics.shape);
+  }
 
   const std::shared_ptr<StreamLog>& log() const { return log_; }
   CallBasics& basics() { return basics_; }
@@ -258,18 +370,31 @@ class InferenceService::StreamWriter final : public ChoicesSink {
     pb::GenerateStreamResponse message;
     StartedToWire(started, message.mutable_started());
     Send(std::move(message));
+    usage_.prompt_tokens = static_cast<int64_t>(started.prompt.size());
+    usage_.cached_prompt_tokens = started.cached_tokens;
+  }
+  void OnPrompt(std::vector<PromptToken> tokens) override {
+    for (size_t first = 0; first < tokens.size(); first += kPromptPiece) {
+      pb::GenerateStreamResponse message;
+      for (size_t i = first; i < std::min(first + kPromptPiece, tokens.size()); ++i)
+        PromptTokenToWire(tokens[i], basics_.shape, message.mutable_prompt()->add_tokens());
+      Send(std::move(message));
+    }
   }
   void OnTokens(uint32_t index, std::vector<GeneratedToken> tokens) override {
-    pb::Tokens& gathered = gathered_[index];
-    for (const GeneratedToken& token : tokens) {
-      TokenToWire(token, basics_.shape, gathered.add_tokens());
-      if (gathered.tokens_size() >= basics_.shape.interval_tokens) SendGathered(index);
+    for (GeneratedToken& token : tokens) {
+      ++usage_.completion_tokens;
+      accepted_ += token.drafted ? 1 : 0;
+      answers_[index].Hear(std::move(token), [&](const AnswerPiece& piece, GeneratedToken said) {
+        Gather(index, piece, said);
+      });
     }
   }
   void OnChoice(uint32_t index, const GenerationEnd& end) override {
+    answers_[index].End([&](const AnswerPiece& piece, GeneratedToken said) { Gather(index, piece, said); });
     SendGathered(index);
     pb::GenerateStreamResponse finished;
-    FinishedToWire(end, finished.mutable_finished());
+    answers_[index].Finish(end, finished.mutable_finished());
     finished.mutable_finished()->set_output_index(index);
     Send(std::move(finished));
   }
@@ -281,6 +406,8 @@ class InferenceService::StreamWriter final : public ChoicesSink {
     if (status.ok()) {
       pb::GenerateStreamResponse completed;
       CompletedToWire(end, completed.mutable_completed());
+      completed.mutable_completed()->mutable_usage()->set_reasoning_tokens(
+          static_cast<uint32_t>(ReasoningTokens(answers_)));
       Send(std::move(completed));
     }
     if (!request_id_.empty()) service_.streams_.Ended(request_id_, log_);
@@ -288,12 +415,31 @@ class InferenceService::StreamWriter final : public ChoicesSink {
   }
 
  private:
+  // Tokens of one channel share a message, up to the interval.
+  void Gather(uint32_t index, const AnswerPiece& piece, const GeneratedToken& token) {
+    pb::Tokens& gathered = gathered_[index];
+    if (piece.call) {
+      SendGathered(index);
+      pb::GenerateStreamResponse message;
+      CallToWire(*piece.call, index, message.mutable_tool_call());
+      return Send(std::move(message));
+    }
+    if (gathered.channel() != piece.channel) SendGathered(index);
+    gathered.set_channel(std::string(piece.channel));
+    answers_[index].TokenTo(piece, token, gathered.add_tokens());
+    if (gathered.tokens_size() >= basics_.shape.interval_tokens) SendGathered(index);
+  }
   void SendGathered(uint32_t index) {
     if (gathered_[index].tokens_size() == 0) return;
     pb::GenerateStreamResponse message;
     message.mutable_tokens()->Swap(&gathered_[index]);
-    message.mutable_tokens()->set_channel("content");
     message.mutable_tokens()->set_output_index(index);
+    if (basics_.shape.usage) {
+      pb::Usage* usage = message.mutable_tokens()->mutable_usage();
+      UsageToWire(usage_, usage);
+      usage->set_reasoning_tokens(static_cast<uint32_t>(ReasoningTokens(answers_)));
+      usage->set_accepted_draft_tokens(static_cast<uint32_t>(accepted_));
+    }
     Send(std::move(message));
   }
   void Send(pb::GenerateStreamResponse message) {
@@ -306,28 +452,26 @@ class InferenceService::StreamWriter final : public ChoicesSink {
   const std::shared_ptr<StreamLog> log_;
   // The engine thread's.
   std::string request_id_;
-  std::vector<pb::Tokens> gathered_;  // [choices]
+  std::vector<LiveOutput> answers_;   // [choices]
+  std::vector<pb::Tokens> gathered_;  // [choices] of one channel each
+  Usage usage_;                       // so far
+  int64_t accepted_ = 0;              // drafts
 };
 
-grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext*,
+grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* context,
                                                      const pb::GenerateRequest* request,
                                                      pb::GenerateResponse* response) {
   auto call = std::make_shared<UnaryCall>(request_ids_, response);
   UnaryCall* reactor = call.get();
-  reactor->Begin(std::move(call), *this, *request);
+  reactor->Begin(std::move(call), *this, *context, *request);
   return reactor;
 }
 
 grpc::ServerWriteReactor<pb::GenerateStreamResponse>* InferenceService::GenerateStream(
-    grpc::CallbackServerContext*, const pb::GenerateStreamRequest* request) {
-  return StartStream(request->request());
-}
-
-grpc::ServerWriteReactor<pb::GenerateStreamResponse>* InferenceService::StartStream(
-    const pb::GenerateRequest& wire) {
+    grpc::CallbackServerContext* context, const pb::GenerateStreamRequest* wire) {
   using Refused = RefusedCall<pb::GenerateStreamResponse>;
   CallBasics basics(request_ids_);
-  absl::StatusOr<WireRequest> request = Accept(wire, basics);
+  absl::StatusOr<WireRequest> request = Accept(*context, wire->request(), basics);
   if (!request.ok()) {
     basics.ReturnId();
     return new Refused(ToGrpc(request.status()));
@@ -346,10 +490,14 @@ grpc::ServerWriteReactor<pb::GenerateStreamResponse>* InferenceService::StartStr
 }
 
 grpc::ServerWriteReactor<pb::ResumeGenerationResponse>* InferenceService::ResumeGeneration(
-    grpc::CallbackServerContext*, const pb::ResumeGenerationRequest* request) {
+    grpc::CallbackServerContext* context, const pb::ResumeGenerationRequest* request) {
   using Refused = RefusedCall<pb::ResumeGenerationResponse>;
+  const absl::StatusOr<std::string> caller = CallerOf(*context, keys_);
+  if (!caller.ok()) return new Refused(ToGrpc(caller.status()));
   const std::shared_ptr<StreamLog> log = streams_.Find(request->request_id());
-  if (log == nullptr) return new Refused(ToGrpc(UnknownRequest(request->request_id())));
+  // Of another key's streams nothing is known.
+  if (log == nullptr || log->owner() != *caller)
+    return new Refused(ToGrpc(UnknownRequest(request->request_id())));
   const auto reader =
       std::make_shared<StreamReader<pb::ResumeGenerationResponse>>(log, request->after_sequence());
   if (const absl::Status attached = log->Attach(reader, request->after_sequence()); !attached.ok())
@@ -361,23 +509,19 @@ grpc::ServerWriteReactor<pb::ResumeGenerationResponse>* InferenceService::Resume
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const pb::TokenizeRequest* request,
                                                      pb::TokenizeResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const auto answer = [&]() -> absl::Status {
+  return Reply(context, [&]() -> absl::Status {
     RETURN_IF_ERROR(CheckModel(request->model()));
     if (engine_.tokenizer() == nullptr) return absl::UnimplementedError("this model has no tokenizer");
     ASSIGN_OR_RETURN(const std::vector<TokenId> ids, engine_.tokenizer()->Encode(request->text()));
     for (const TokenId id : ids) response->add_ids(static_cast<uint32_t>(id));
     return absl::OkStatus();
-  };
-  reactor->Finish(ToGrpc(answer()));
-  return reactor;
+  });
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const pb::DetokenizeRequest* request,
                                                        pb::DetokenizeResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const auto answer = [&]() -> absl::Status {
+  return Reply(context, [&]() -> absl::Status {
     RETURN_IF_ERROR(CheckModel(request->model()));
     const Tokenizer* tokenizer = engine_.tokenizer();
     if (tokenizer == nullptr) return absl::UnimplementedError("this model has no tokenizer");
@@ -392,16 +536,13 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerConte
     }
     response->set_text(tokenizer->Decode(ids));
     return absl::OkStatus();
-  };
-  reactor->Finish(ToGrpc(answer()));
-  return reactor;
+  });
 }
 
 grpc::ServerUnaryReactor* InferenceService::ApplyChatTemplate(grpc::CallbackServerContext* context,
                                                               const pb::ApplyChatTemplateRequest* request,
                                                               pb::ApplyChatTemplateResponse* response) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const auto answer = [&]() -> absl::Status {
+  return Reply(context, [&]() -> absl::Status {
     RETURN_IF_ERROR(CheckModel(request->model()));
     ASSIGN_OR_RETURN(ChatPrompt prompt, PromptFromWire(request->chat(), chat_template_));
     if (request->tokenize()) {
@@ -412,9 +553,7 @@ grpc::ServerUnaryReactor* InferenceService::ApplyChatTemplate(grpc::CallbackServ
     response->set_text(std::move(prompt.text));
     response->set_starts_in_reasoning(prompt.starts_in_reasoning);
     return absl::OkStatus();
-  };
-  reactor->Finish(ToGrpc(answer()));
-  return reactor;
+  });
 }
 
 }  // namespace paceline

@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "coordinator/api_keys.h"
 #include "coordinator/chat_template.h"
 #include "coordinator/engine.h"
 #include "coordinator/server_stream.h"
@@ -34,9 +35,10 @@ class RequestIds {
 // Thread-safe. Destroyed after its server is shut down.
 class InferenceService final : public inference::v1::InferenceService::CallbackService {
  public:
-  // `engine`, `state` and `chat_template`, which may be null, outlive the service.
-  InferenceService(Engine& engine, const ServingState& state, const ChatTemplate* chat_template)
-      : engine_(engine), state_(state), chat_template_(chat_template) {}
+  // `engine`, `state`, `keys` and `chat_template`, which may be null, outlive the service.
+  InferenceService(Engine& engine, const ServingState& state, const ChatTemplate* chat_template,
+                   const ApiKeys& keys)
+      : engine_(engine), state_(state), chat_template_(chat_template), keys_(keys) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context,
                                      const inference::v1::GenerateRequest* request,
@@ -63,12 +65,16 @@ class InferenceService final : public inference::v1::InferenceService::CallbackS
 
   absl::Status CheckModel(const std::string& model) const;
   // What can be refused before the engine has seen it is.
-  absl::StatusOr<WireRequest> Accept(const inference::v1::GenerateRequest& wire, class CallBasics& call);
-  grpc::ServerWriteReactor<inference::v1::GenerateStreamResponse>* StartStream(
-      const inference::v1::GenerateRequest& wire);
+  absl::StatusOr<WireRequest> Accept(const grpc::CallbackServerContext& context,
+                                     const inference::v1::GenerateRequest& wire, class CallBasics& call);
+  // Answers a call that runs nothing: with what `answer` says, if the caller may ask.
+  template <class Answer>
+  grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, Answer answer) const;
+
   Engine& engine_;
   const ServingState& state_;
   const ChatTemplate* const chat_template_;
+  const ApiKeys& keys_;
   RequestIds request_ids_;
   StreamLogs streams_;
 };

@@ -91,6 +91,7 @@ class OutputParser::Machine {
 
   int32_t calls() const { return calls_; }
   bool in_reasoning() const { return text_state_ == State::kReasoning; }
+  bool in_call() const { return state_ != State::kContent && state_ != State::kReasoning; }
 
  private:
   enum class State {
@@ -397,5 +398,6 @@ std::vector<OutputEvent> OutputParser::Feed(std::string_view text) { return mach
 std::vector<OutputEvent> OutputParser::Finish() { return machine_->Finish(); }
 int32_t OutputParser::calls() const { return machine_->calls(); }
 bool OutputParser::in_reasoning() const { return machine_->in_reasoning(); }
+bool OutputParser::in_call() const { return machine_->in_call(); }
 
 }  // namespace paceline

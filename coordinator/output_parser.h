@@ -64,6 +64,8 @@ class OutputParser {
   int32_t calls() const;
   // Inside a thinking block: the next token counts as reasoning.
   bool in_reasoning() const;
+  // Inside a call's form, or in what looks like one.
+  bool in_call() const;
 
  private:
   class Machine;

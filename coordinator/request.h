@@ -61,8 +61,10 @@ struct GenerateRequest {
   ConstraintSpec constraint;
   SpeculationOptions speculation;
   CacheOptions cache;
-  bool logprobs = false;     // of every generated token
-  int32_t top = 0;           // candidates per generated token, with their log-probabilities
+  bool logprobs = false;  // of every generated token
+  int32_t top = 0;        // candidates per generated token, with their log-probabilities
+  std::optional<int32_t> prompt_top =
+      {};                    // candidates per token of the prompt (OnPrompt); absent: no OnPrompt
   bool hash_logits = false;  // fill GenerationEnd::logits_hash
 };
 
@@ -108,6 +110,16 @@ struct GeneratedToken {
   bool drafted = false;  // a drafter had guessed it
 };
 
+// A token of the prompt, as the model finds it behind those in front.
+struct PromptToken {
+  TokenId id = 0;
+  std::string text;              // complete code points this token lets out
+  std::string bytes;             // the token's own
+  std::optional<float> logprob;  // before any transform; the first token has none
+  int32_t rank = 0;              // among all tokens; 1: the likeliest, 0: of the first token
+  std::vector<Candidate> top;
+};
+
 struct Usage {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
@@ -144,6 +156,7 @@ struct GenerationTimings {
   double prefill_s = 0;      // first step to first token
   double first_token_s = 0;  // submission to first token
   double decode_s = 0;       // first token to last
+  PhaseSeconds phase_s{};    // of the steps it took part in, shared with others
 };
 
 // The end of a generation, however it came. With a status that is not ok the reason means nothing.
@@ -168,6 +181,8 @@ class GenerationSink {
  public:
   virtual ~GenerationSink() = default;
   virtual void OnStarted(const GenerationStarted& started) = 0;
+  // Where it was asked for: once, before the first OnTokens.
+  virtual void OnPrompt(std::vector<PromptToken>) {}
   virtual void OnTokens(std::vector<GeneratedToken> tokens) = 0;
   virtual void OnFinished(const GenerationEnd& end) = 0;
 };

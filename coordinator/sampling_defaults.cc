@@ -203,6 +203,12 @@ absl::Status CheckRequest(const GenerateRequest& request, int64_t vocab) {
                       absl::StrCat("expected at most ", std::min<int64_t>(kMaxCandidates, vocab),
                                    " candidates per token, got ", request.top));
   }
+  const int32_t prompt_top = request.prompt_top.value_or(0);
+  if (prompt_top < 0 || prompt_top > std::min<int64_t>(kMaxCandidates, vocab)) {
+    return FieldError("response.prompt_logprobs",
+                      absl::StrCat("expected at most ", std::min<int64_t>(kMaxCandidates, vocab),
+                                   " candidates per token, got ", prompt_top));
+  }
   return absl::OkStatus();
 }
 

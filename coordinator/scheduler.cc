@@ -2,6 +2,7 @@
 #include "coordinator/scheduler.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "base/check.h"
@@ -58,6 +59,14 @@ SequenceRows Scheduler::Rows(Sequence& sequence) const {
   out.logprobs = sequence.spec.logprobs;
   out.hash_logits = sequence.spec.hash_logits;
   out.stops = sequence.spec.stops;
+  if (sequence.scores_due()) {
+    CHECK_EQ(out.sampled_rows, 0);
+    for (int64_t at = sequence.computed; at < sequence.computed + sequence.rows; ++at) {
+      out.targets.push_back(at >= sequence.scored ? sequence.tokens[static_cast<size_t>(at) + 1] : -1);
+    }
+    out.top = *sequence.spec.prompt_top;
+    out.hash_logits = false;  // the hash is of rows that drew
+  }
   if (sequence.restore >= 0) {
     out.restore = sequence.restore;
     out.prefix.assign(sequence.tokens.begin(), first);
@@ -128,9 +137,10 @@ void Scheduler::DealPrompts(const std::vector<Sequence*>& by_rank, int64_t rows_
   }
 }
 
-// Rows that lead over a page border stop at it, the last one they reach, so that the state there can be
-// stored; unless it is.
+// Rows that are scored stop in front of the one that draws. Rows that lead over a page border stop at it, the
+// last one they reach, so that the state there can be stored; unless it is.
 int64_t Scheduler::CutAtBorder(Sequence& sequence, int64_t rows) const {
+  if (sequence.scores_due()) rows = std::min(rows, sequence.prompt_tokens - 1 - sequence.computed);
   if (!cache_.on() || !sequence.spec.sharing.prefix_cache || rows == 0) return rows;
   const int64_t pages = (sequence.computed + rows) / kPagePositions;
   const int64_t border = pages * kPagePositions;
@@ -243,7 +253,18 @@ std::vector<StepOutcome> Scheduler::Apply(const StepPlan& plan, StepResult resul
     outcome.id = planned.sequence;
     outcome.status = std::move(got.status);
     outcome.logits_hash = std::move(got.logits_hash);
-    if (outcome.status.ok()) {
+    if (outcome.status.ok() && !planned.targets.empty()) {
+      CHECK_EQ(got.rows.size(), planned.targets.size());
+      const auto known = static_cast<int64_t>(
+          std::count(planned.targets.begin(), planned.targets.end(), TokenId{-1}));  // they come first
+      outcome.scored.assign(std::make_move_iterator(got.rows.begin() + known),
+                            std::make_move_iterator(got.rows.end()));
+      const auto run = static_cast<int64_t>(planned.tokens.size());
+      sequence.computed += run;
+      sequence.scored = std::max(sequence.scored, sequence.computed);
+      shares_.Serve(sequence.spec.key, run, 0);
+      Publish(sequence, planned, got.kept);
+    } else if (outcome.status.ok()) {
       CHECK(got.drafted >= 0 && got.drafted <= planned.draft_depth);
       const auto drawn = static_cast<int64_t>(got.rows.size());
       CHECK(drawn >= planned.sampled_rows && drawn <= planned.sampled_rows + got.drafted);

@@ -51,6 +51,8 @@ struct StepOutcome {
   SequenceId id{0};
   absl::Status status;          // not ok: the sequence must be removed
   std::vector<RowResult> rows;  // tokens drawn, empty inside a prompt
+  // What rows of the prompt say of the tokens behind them, where that is wanted: each row once, in order.
+  std::vector<RowResult> scored;
   std::string logits_hash;
   DraftSource source = DraftSource::kNone;
   int32_t drafted = 0;  // drafts verified; all rows but the last are accepted ones

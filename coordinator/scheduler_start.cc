@@ -120,7 +120,7 @@ void Scheduler::Begin(Owned sequence) {
   if (!s.ever_started) {
     s.ever_started = true;
     s.cached_tokens = s.computed;
-    if (cache_.on() && s.spec.sharing.prefix_cache) {
+    if (cache_.on() && s.spec.sharing.prefix_cache && !s.scores_due()) {
       counters_.prefix_queries += s.prompt_tokens;
       counters_.prefix_hits += s.cached_tokens;
     }
@@ -128,9 +128,10 @@ void Scheduler::Begin(Owned sequence) {
   running_.push_back(std::move(sequence));
 }
 
-// Never the whole text: the last token's row has to run, for what comes behind it.
+// Never the whole text: the last token's row has to run, for what comes behind it; and so have those that are
+// still to be scored.
 PrefixCache::Match Scheduler::Lookup(Sequence& sequence) const {
-  if (!cache_.on() || !sequence.spec.sharing.prefix_cache) return {};
+  if (!cache_.on() || !sequence.spec.sharing.prefix_cache || sequence.scores_due()) return {};
   const auto pages = (sequence.tokens.size() - 1) / static_cast<size_t>(kPagePositions);
   ExtendDigests(sequence, pages);
   return cache_.Longest(std::span(sequence.digests).first(pages));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ struct SequenceSpec {
   std::shared_ptr<const std::vector<TokenId>> stops;  // ids that end the text; null: none
   int32_t top = 0;
   bool logprobs = false;
+  std::optional<int32_t> prompt_top;  // the prompt is scored, with so many candidates per token
   bool hash_logits = false;
   std::string key;       // whose it is: keys have equal shares
   int32_t priority = 0;  // higher first
@@ -44,6 +46,7 @@ struct Sequence {
   int32_t preemptions = 0;  // times it had to give everything back
   bool ever_started = false;
   int64_t cached_tokens = 0;  // found in the prefix cache when it first started
+  int64_t scored = 0;         // rows of the prompt whose scores have come, of those that are wanted
 
   // While it runs.
   int64_t computed = 0;     // positions run so far, or found
@@ -57,6 +60,8 @@ struct Sequence {
   size_t published = 0;              // pages, the first ones
   int64_t rows = 0;                  // in the step at hand, drafts aside
 
+  // Rows of the prompt are still to be scored: all but the last, which draws a token.
+  bool scores_due() const { return spec.prompt_top && scored < prompt_tokens - 1; }
   // Tokens whose rows have not been run.
   int64_t pending() const { return static_cast<int64_t>(tokens.size()) - computed; }
   // Its tokens run in chunks, the prompt or, after a preemption, the whole text so far.

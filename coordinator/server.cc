@@ -3,6 +3,8 @@
 
 #include <chrono>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -13,6 +15,7 @@
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
+#include "grpcpp/support/server_interceptor.h"
 
 namespace paceline {
 namespace {
@@ -27,15 +30,50 @@ const std::vector<std::string>& ReadyNames() {
   return names;
 }
 
+// Counts how calls end, refused ones and cancelled ones among them.
+class CallCounting final : public grpc::experimental::Interceptor {
+ public:
+  CallCounting(std::string call, std::shared_ptr<CallCounters> calls)
+      : call_(std::move(call)), calls_(std::move(calls)) {}
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(grpc::experimental::InterceptionHookPoints::PRE_SEND_STATUS)) {
+      // The numbers are the same by design.
+      const auto code = static_cast<absl::StatusCode>(methods->GetSendStatus().error_code());
+      calls_->Count({"grpc", call_, absl::StatusCodeToString(code)});
+    }
+    methods->Proceed();
+  }
+
+ private:
+  const std::string call_;
+  const std::shared_ptr<CallCounters> calls_;
+};
+
+// gRPC makes one of its interceptors per call, of the services' own methods alone.
+class CallCountingFactory final : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  explicit CallCountingFactory(std::shared_ptr<CallCounters> calls) : calls_(std::move(calls)) {}
+  grpc::experimental::Interceptor* CreateServerInterceptor(grpc::experimental::ServerRpcInfo* info) override {
+    return new CallCounting(info->method() + 1, calls_);  // without the slash in front; gRPC deletes it
+  }
+
+ private:
+  const std::shared_ptr<CallCounters> calls_;
+};
+
 }  // namespace
 
 struct ApiServer::Parts {
   Parts(Engine& engine, const ClusterView& cluster, const ServingState& state,
-        const ChatTemplate* chat_template)
-      : inference(engine, state, chat_template), control(engine, cluster, state), health(ReadyNames()) {
+        const ChatTemplate* chat_template, ApiOptions the_options)
+      : options(std::move(the_options)),
+        inference(engine, state, chat_template, options.keys),
+        control(engine, cluster, state, options.keys, options.metrics),
+        health(ReadyNames()) {
     health.Set("liveness", true);
   }
 
+  const ApiOptions options;
   InferenceService inference;
   ControlService control;
   HealthService health;
@@ -45,10 +83,11 @@ struct ApiServer::Parts {
   bool draining = false;     // guarded by serving_mutex
 };
 
-ApiServer::ApiServer(Engine& engine, const ClusterView& cluster, const ChatTemplate* chat_template)
+ApiServer::ApiServer(Engine& engine, const ClusterView& cluster, const ChatTemplate* chat_template,
+                     ApiOptions options)
     : engine_(engine),
       state_(cluster),
-      parts_(std::make_unique<Parts>(engine, cluster, state_, chat_template)) {}
+      parts_(std::make_unique<Parts>(engine, cluster, state_, chat_template, std::move(options))) {}
 
 ApiServer::~ApiServer() { Stop(Duration::zero()); }
 
@@ -69,6 +108,9 @@ absl::StatusOr<int> ApiServer::Start(const std::string& host, int port) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kPingIdleMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kPingAllowedMs);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(std::make_unique<CallCountingFactory>(state_.calls()));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   // Two heads on one port would share its clients by chance.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   parts_->server = builder.BuildAndStart();

@@ -8,18 +8,26 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/cluster.h"
+#include "coordinator/api_keys.h"
 #include "coordinator/engine.h"
+#include "coordinator/metrics.h"
 #include "coordinator/serving_state.h"
 
 namespace paceline {
 
 class ChatTemplate;
 
+struct ApiOptions {
+  ApiKeys keys;            // empty: everybody may ask
+  MetricsOptions metrics;  // of GetMetrics
+};
+
 // SetServing, ProveReady and Drain may be called from any thread between Start and Stop.
 class ApiServer {
  public:
   // `engine`, `cluster` and `chat_template` outlive the server. Without a template chat input is refused.
-  ApiServer(Engine& engine, const ClusterView& cluster, const ChatTemplate* chat_template = nullptr);
+  ApiServer(Engine& engine, const ClusterView& cluster, const ChatTemplate* chat_template = nullptr,
+            ApiOptions options = {});
   // Stops.
   ~ApiServer();
   ApiServer(const ApiServer&) = delete;

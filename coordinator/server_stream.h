@@ -10,6 +10,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "coordinator/engine.h"
@@ -33,8 +34,10 @@ class StreamLog {
     virtual void OnMore() = 0;
   };
 
-  // `window`: how long the generation goes on without a reader.
-  explicit StreamLog(Duration window) : window_(window) {}
+  // `window`: how long the generation goes on without a reader. `owner`: the key that may read it.
+  explicit StreamLog(Duration window, std::string owner = {}) : window_(window), owner_(std::move(owner)) {}
+
+  const std::string& owner() const { return owner_; }
 
   // What is cancelled when nobody reads any more. Before that can happen.
   void SetTicket(std::shared_ptr<GenerationTicket> ticket);
@@ -64,6 +67,7 @@ class StreamLog {
   uint64_t last() const { return first_ + messages_.size() - 1; }
 
   const Duration window_;
+  const std::string owner_;
   std::mutex mutex_;  // guards what follows
   std::shared_ptr<GenerationTicket> ticket_;
   std::deque<std::shared_ptr<const Message>> messages_;

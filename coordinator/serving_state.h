@@ -1,12 +1,14 @@
-// Whether the head takes requests, as the API fronts see it: what the serving layer said last, and what the
-// cluster says now.
+// What the API fronts of a head share: whether it takes requests (what the serving layer said last, and what
+// the cluster says now), and the counts of what they answered.
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "base/cluster.h"
+#include "coordinator/call_counters.h"
 
 namespace paceline {
 
@@ -41,11 +43,15 @@ class ServingState {
   // the engine's to refuse, which names the worker.
   absl::Status Admit() const;
 
+  // Answers outlive fronts, and count at their end.
+  const std::shared_ptr<CallCounters>& calls() const { return calls_; }
+
  private:
   const ClusterView& cluster_;
   std::atomic<bool> serving_{false};
   std::atomic<bool> served_{false};  // ever: a cluster that has never been whole is loading, not degraded
   std::atomic<bool> draining_{false};
+  const std::shared_ptr<CallCounters> calls_ = std::make_shared<CallCounters>();
 };
 
 }  // namespace paceline

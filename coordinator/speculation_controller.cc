@@ -29,6 +29,7 @@ constexpr double kBarrenRate = 0.1;
 // Text that turns often turns back within a few lines: the first rest is short, and one draft is enough to go
 // on resting. What never pays costs a draft per 256 steps in the end.
 constexpr int32_t kFirstRest = 16;
+constexpr int32_t kFirstRestOfFailed = 64;  // of an arm that has failed everybody
 constexpr int32_t kLongestRest = 256;
 
 // Matches of at least so many tokens fall into one suffix arm.
@@ -68,22 +69,30 @@ SpeculationController::Request& SpeculationController::Of(SequenceId id) {
   if (fresh) {
     for (size_t i = 0; i < kArms; ++i) {
       Arm& arm = found->second.arms[i];
-      arm.acceptance = DepthAcceptance::From(priors_[i], kPriorWeight);
       arm.next_rest = kFirstRest;
+      if (priors_[i].Failed()) {
+        Doubt(arm);
+        arm.next_rest = kFirstRestOfFailed;
+      } else {
+        arm.acceptance = DepthAcceptance::From(priors_[i], kPriorWeight);
+      }
     }
   }
   return found->second;
 }
 
-// Counts rests down. An arm that has rested begins anew, with little hope: what it knew is what sent it to
-// rest.
+// Begins anew, with little hope.
+void SpeculationController::Doubt(Arm& arm) {
+  arm.acceptance = DepthAcceptance::Doubtful();
+  arm.tested = 0;
+  arm.barren = 0;
+  arm.retest = true;
+}
+
+// Counts rests down. What an arm knew before is what sent it to rest.
 void SpeculationController::Rest(Request& request) {
   for (Arm& arm : request.arms) {
-    if (arm.rest_left == 0 || --arm.rest_left > 0) continue;
-    arm.acceptance = DepthAcceptance::Doubtful();
-    arm.tested = 0;
-    arm.barren = 0;
-    arm.retest = true;
+    if (arm.rest_left > 0 && --arm.rest_left == 0) Doubt(arm);
   }
 }
 

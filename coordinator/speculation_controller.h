@@ -7,7 +7,8 @@
 //
 // Each request has *arms*: the MTP layer, and the suffix drafter by how long its match is. An arm whose
 // drafts do not pay is given a few steps to show otherwise, then rests (16 steps, doubling to 256), then is
-// tried again with one draft.
+// tried again with one draft. So is from its first step on what has failed all requests before;
+// its first rest is 64 steps.
 #pragma once
 
 #include <array>
@@ -104,7 +105,8 @@ class SpeculationController {
 
   static size_t ArmOf(const DraftOffer& offer);
   Request& Of(SequenceId id);
-  void Rest(Request& request);
+  static void Doubt(Arm& arm);
+  static void Rest(Request& request);
   Plan Fixed(const DraftCandidate& candidate) const;
   Plan Auto(const DraftCandidate& candidate, Request& request, const DraftLimits& limits, int32_t batch);
   double Gain(const std::array<double, kMaxDraft>& survival, DraftSource source, int32_t most, int32_t batch,

@@ -10,6 +10,8 @@
 #include "coordinator/api_error.h"
 #include "coordinator/chat_template.h"
 #include "coordinator/chat_wire.h"
+#include "coordinator/http/chat_completions.h"
+#include "coordinator/http/knobs.h"
 #include "paceline/inference/v1/inference.pb.h"
 
 namespace paceline {
@@ -18,25 +20,23 @@ namespace {
 namespace pb = inference::v1;
 
 constexpr size_t kMaxRequestId = 128;
-constexpr uint32_t kMaxChoices = 128;
 // Longer limits than this mean none, and would overflow nanoseconds.
 constexpr int64_t kMaxLimitSeconds = 1'000'000'000;
 // A generation that nobody reads still takes a place.
 constexpr Duration kMaxResumeWindow = std::chrono::minutes(10);
 
-absl::Status NotYet(std::string_view field) {
-  const absl::string_view name(field.data(), field.size());
-  return WithField(WithReason(absl::UnimplementedError(
-                                  absl::StrCat(name, ": this version does not have it; leave the field out")),
-                              reasons::kFeatureDisabled),
-                   field);
+int32_t CandidatesFromWire(uint32_t count) {  // the engine knows the bound
+  return static_cast<int32_t>(std::min<uint32_t>(count, std::numeric_limits<int32_t>::max()));
 }
 
-// Fields that later work owns. Values that change nothing are accepted, since clients send them unasked.
-absl::Status CheckUnsupported(const pb::GenerateRequest& wire) {
-  if (wire.response().has_prompt_logprobs()) return NotYet("response.prompt_logprobs");
-  if (wire.response().usage_every_chunk()) return NotYet("response.usage_every_chunk");
-  return absl::OkStatus();
+template <class Token>
+void ScoresToWire(const Token& token, pb::Token* wire) {
+  if (token.logprob) wire->set_logprob(*token.logprob);
+  for (const Candidate& candidate : token.top) {
+    pb::Token::Candidate* out = wire->add_candidates();
+    out->set_id(static_cast<uint32_t>(candidate.token));
+    out->set_logprob(candidate.logprob);
+  }
 }
 
 absl::StatusOr<TokenId> IdFromWire(uint32_t id, const char* field) {
@@ -282,9 +282,7 @@ FinishReason ReasonFromWire(pb::FinishReason reason) {
 
 absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire,
                                             const ChatTemplate* chat_template) {
-  RETURN_IF_ERROR(CheckUnsupported(wire));
   WireRequest out;
-  GenerateRequest& request = out.request;
   if (wire.request_id().size() > kMaxRequestId) {
     return FieldError("request_id", absl::StrCat("expected at most ", kMaxRequestId, " bytes, got ",
                                                  wire.request_id().size()));
@@ -297,10 +295,9 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire,
     }
     out.choices = static_cast<int32_t>(choices);
   }
-  request.request_id = wire.request_id();
-  request.priority = wire.priority();
-  request.cache.salt = wire.cache().cache_salt();
-  request.cache.bypass = wire.cache().bypass_prefix_cache();
+  const pb::ResponseOptions& response = wire.response();
+  GenerateRequest request;
+  request.constraint = ConstraintFromWire(wire.constraint());
   switch (wire.input_case()) {
     case pb::GenerateRequest::kText:
       request.input = wire.text();
@@ -310,21 +307,28 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire,
       break;
     }
     case pb::GenerateRequest::kChat: {
-      ASSIGN_OR_RETURN(ChatPrompt prompt, PromptFromWire(wire.chat(), chat_template));
-      request.input = std::move(prompt.text);
+      ASSIGN_OR_RETURN(PreparedChat prepared,
+                       ChatCallFromWire(wire.chat(), std::move(request), chat_template));
+      request = std::move(prepared.request);
+      if (!response.has_split_channels() || response.split_channels())
+        out.shape.parser = std::move(prepared.parser);
+      out.shape.parallel_calls = !wire.chat().has_parallel_tool_calls() || wire.chat().parallel_tool_calls();
       break;
     }
     default:
       return FieldError("input", "expected text, token_ids or chat, got none of them");
   }
+  request.request_id = wire.request_id();
+  request.priority = wire.priority();
+  request.cache.salt = wire.cache().cache_salt();
+  request.cache.bypass = wire.cache().bypass_prefix_cache();
   ASSIGN_OR_RETURN(request.sampling, SamplingFromWire(wire.sampling()));
-  request.constraint = ConstraintFromWire(wire.constraint());
   ASSIGN_OR_RETURN(request.speculation, SpeculationFromWire(wire.speculation()));
   ASSIGN_OR_RETURN(request.stopping, StoppingFromWire(wire.stopping()));
-  const pb::ResponseOptions& response = wire.response();
   request.logprobs = response.has_output_logprobs();
-  request.top = static_cast<int32_t>(
-      std::min<uint32_t>(response.output_logprobs(), std::numeric_limits<int32_t>::max()));
+  request.top = CandidatesFromWire(response.output_logprobs());
+  if (response.has_prompt_logprobs()) request.prompt_top = CandidatesFromWire(response.prompt_logprobs());
+  out.shape.usage = response.usage_every_chunk();
   out.shape.text = !response.has_return_text() || response.return_text();
   out.shape.bytes = response.return_bytes();
   if (response.has_resume_window()) {
@@ -339,6 +343,7 @@ absl::StatusOr<WireRequest> RequestFromWire(const pb::GenerateRequest& wire,
     out.shape.interval_tokens = static_cast<int32_t>(
         std::min<uint32_t>(response.stream_interval_tokens(), std::numeric_limits<int32_t>::max()));
   }
+  out.request = std::move(request);
   return out;
 }
 
@@ -389,19 +394,24 @@ void RequestToWire(const GenerateRequest& request, pb::GenerateRequest* wire) {
   if (request.logprobs || request.top > 0) {
     wire->mutable_response()->set_output_logprobs(static_cast<uint32_t>(request.top));
   }
+  if (request.prompt_top)
+    wire->mutable_response()->set_prompt_logprobs(static_cast<uint32_t>(*request.prompt_top));
+}
+
+void PromptTokenToWire(const PromptToken& token, const ResponseShape& shape, pb::Token* wire) {
+  wire->set_id(static_cast<uint32_t>(token.id));
+  if (shape.text) wire->set_text(token.text);
+  if (shape.bytes) wire->set_bytes(token.bytes);
+  if (token.rank > 0) wire->set_rank(static_cast<uint32_t>(token.rank));
+  ScoresToWire(token, wire);
 }
 
 void TokenToWire(const GeneratedToken& token, const ResponseShape& shape, pb::Token* wire) {
   wire->set_id(static_cast<uint32_t>(token.id));
   if (shape.text) wire->set_text(token.text);
   if (shape.bytes) wire->set_bytes(token.bytes);
-  if (token.logprob) wire->set_logprob(*token.logprob);
   wire->set_drafted(token.drafted);
-  for (const Candidate& candidate : token.top) {
-    pb::Token::Candidate* out = wire->add_candidates();
-    out->set_id(static_cast<uint32_t>(candidate.token));
-    out->set_logprob(candidate.logprob);
-  }
+  ScoresToWire(token, wire);
 }
 
 GeneratedToken TokenFromWire(const pb::Token& wire) {
@@ -449,12 +459,16 @@ void FinishedFromWire(const pb::Finished& wire, GenerationEnd* end) {
   }
 }
 
+void UsageToWire(const Usage& usage, pb::Usage* wire) {
+  wire->set_prompt_tokens(static_cast<uint32_t>(usage.prompt_tokens));
+  wire->set_completion_tokens(static_cast<uint32_t>(usage.completion_tokens));
+  wire->set_total_tokens(static_cast<uint32_t>(usage.prompt_tokens + usage.completion_tokens));
+  wire->set_cached_prompt_tokens(static_cast<uint32_t>(usage.cached_prompt_tokens));
+}
+
 void CompletedToWire(const GenerationEnd& end, pb::Completed* wire) {
   pb::Usage* usage = wire->mutable_usage();
-  usage->set_prompt_tokens(static_cast<uint32_t>(end.usage.prompt_tokens));
-  usage->set_completion_tokens(static_cast<uint32_t>(end.usage.completion_tokens));
-  usage->set_total_tokens(static_cast<uint32_t>(end.usage.prompt_tokens + end.usage.completion_tokens));
-  usage->set_cached_prompt_tokens(static_cast<uint32_t>(end.usage.cached_prompt_tokens));
+  UsageToWire(end.usage, usage);
   usage->set_accepted_draft_tokens(static_cast<uint32_t>(end.speculation.accepted));
   usage->set_rejected_draft_tokens(static_cast<uint32_t>(end.speculation.drafted - end.speculation.accepted));
   StatsToWire(end.speculation, wire->mutable_speculation());
@@ -463,6 +477,11 @@ void CompletedToWire(const GenerationEnd& end, pb::Completed* wire) {
   timings->set_prefill_seconds(end.timings.prefill_s);
   timings->set_first_token_seconds(end.timings.first_token_s);
   timings->set_decode_seconds(end.timings.decode_s);
+  for (size_t phase = 0; phase < kStepPhases; ++phase) {
+    if (end.timings.phase_s[phase] > 0)
+      (*timings->mutable_phase_seconds())[StepPhaseName(static_cast<StepPhase>(phase))] =
+          end.timings.phase_s[phase];
+  }
   pb::ClusterInfo* cluster = wire->mutable_cluster();
   cluster->set_nodes(static_cast<uint32_t>(end.nodes));
   cluster->set_epoch(end.epoch.value());

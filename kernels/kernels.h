@@ -1,5 +1,5 @@
 // The contract of every kernel. A backend is one filled KernelTable: `reference` (plain loops, the judge),
-// `cpu` (vector code, chosen by CPUID) and later `cuda`. The bits are fixed by docs/NUMERICS.md: every
+// `cpu` (vector code, chosen by CPUID) and `cuda`. The bits are fixed by docs/NUMERICS.md: every
 // backend that claims a contract returns the same ones, for any number of rows, any neighbours and any number
 // of threads. Arguments are checked with CHECK by the callee; memory is the caller's. Rows are independent
 // everywhere.
@@ -13,25 +13,13 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/thread_pool.h"
+#include "kernels/constants.h"
 #include "kernels/weights.h"
 
 namespace paceline::kernels {
-
-inline constexpr int64_t kActivationGroup =
-    128;                                   // inputs per activation scale, and per block of a float chain
-inline constexpr int32_t kGdnBlock = 32;   // positions between two stored Gated DeltaNet states
-inline constexpr int32_t kGdnWindow = 16;  // convolution inputs a sequence keeps
-inline constexpr int32_t kGdnMaxTaps = 8;  // leaves 9 rows of a window that may be taken back
-inline constexpr int64_t kAttentionBlock = 256;  // positions per attention block and KV page
-inline constexpr int64_t kVocabBlock = 1024;     // vocabulary rows per partial log-sum-exp
-inline constexpr float kLeafLimit = 0x1p22f;  // a leaf of this magnitude or more raises the row's error flag
-inline constexpr float kSmallestMax = 0x1p-100f;  // a group whose maximum is below gets codes and scale 0
-
-constexpr int64_t ActivationGroups(int64_t width) {
-  return (width + kActivationGroup - 1) / kActivationGroup;
-}
 
 // Codes of activations in front of integer weights.
 enum class ActivationContract : uint8_t {
@@ -115,6 +103,9 @@ class Expert {
   WeightFormat gate_format = WeightFormat::kF32, up_format = WeightFormat::kF32,
                down_format = WeightFormat::kF32;
   int64_t bytes = 0;
+
+  // Everything but bytes, for the backend that packs `plain`, whose three matrices have to fit together.
+  void Describe(const PlainExpert& plain);
 };
 
 // A linear layer whose elements come in parts: a matrix that is too large to stand in memory in two forms.
@@ -145,14 +136,34 @@ struct AttentionShape {
   int32_t head_dim = 0;
 };
 
-enum class KvDtype : uint8_t { kBF16, kF32 };
+enum class KvDtype : uint8_t {
+  kBF16,
+  kF32,
+  kInt8,  // codes and a scale for every vector: kernels/kv_codes.h
+  kInt4,  // rotated first
+};
+// Of an element of the float dtypes.
 constexpr int64_t KvDtypeBytes(KvDtype dtype) { return dtype == KvDtype::kBF16 ? 2 : 4; }
+// Of the key, or the value, of one position and head, its scale included.
+constexpr int64_t KvVectorBytes(KvDtype dtype, int64_t head_dim) {
+  switch (dtype) {
+    case KvDtype::kInt8:
+      return head_dim + 4;
+    case KvDtype::kInt4:
+      return head_dim / 2 + 4;
+    default:
+      return head_dim * KvDtypeBytes(dtype);
+  }
+}
 
-// The KV pages of one layer: k and v are [pages, kv_heads, kAttentionBlock, head_dim] of `dtype`.
+// The KV pages of one layer: k and v are [pages, kv_heads, kAttentionBlock, head_dim] of `dtype`; of codes
+// each [page, head] is laid out as kernels/kv_codes.h draws it.
 struct KvPages {
   KvDtype dtype = KvDtype::kBF16;
   void* k = nullptr;
   void* v = nullptr;
+  float* k_scales = nullptr;  // [pages, kv_heads, kAttentionBlock]; null but for codes
+  float* v_scales = nullptr;  // the same
 };
 
 // Consecutive rows of one sequence inside a step.
@@ -205,6 +216,8 @@ struct KernelTable {
   // The same backend under `--float-math native`; null where there is none. It differs in the linears and
   // experts that it packs: the arithmetic of a matrix is chosen once, then.
   const KernelTable* native = nullptr;
+  // Whether write_kv and attention know the dtypes of kernels/kv_codes.h.
+  bool kv_codes = false;
 
   // Packing consumes the plain form. Unimplemented names a format that the backend lacks.
   absl::StatusOr<std::unique_ptr<Linear>> (*pack_linear)(PlainLinear plain);
@@ -277,8 +290,12 @@ struct KernelTable {
 
 const KernelTable& ReferenceKernels();
 
-// `backend`: "reference", "cpu", "cuda"; `isa`: "" chooses by CPUID, else "avx2", "avx512", "vnni", "amx" or
-// "amx-emulated" of the cpu backend. DEV-001 says what is missing on this machine or in this build.
+// Unimplemented, in a sentence, where `table` cannot keep keys and values of `head_dim` as `dtype`.
+absl::Status CheckKvDtype(const KernelTable& table, KvDtype dtype, int64_t head_dim);
+
+// `backend`: "reference", "cpu", "cuda", "cuda-emulated" (the cuda kernels on the host, slow); `isa`: ""
+// chooses by CPUID, else "avx2", "avx512", "vnni", "amx" or "amx-emulated" of the cpu backend. DEV-001 says
+// what is missing on this machine or in this build.
 absl::StatusOr<const KernelTable*> SelectKernels(std::string_view backend, std::string_view isa);
 
 }  // namespace paceline::kernels

@@ -1,6 +1,8 @@
 // Sequence state memory.
 #include "model/caches.h"
 
+#include "kernels/kv_codes.h"
+
 namespace paceline {
 namespace {
 
@@ -14,10 +16,14 @@ std::vector<bool> GdnLayers(const ModelConfig& config) {
 
 KvLayer::KvLayer(const kernels::AttentionShape& shape, kernels::KvDtype dtype, int32_t pages)
     : dtype_(dtype) {
-  const int64_t bytes = int64_t{pages} * shape.kv_heads * kernels::kAttentionBlock * shape.head_dim *
-                        kernels::KvDtypeBytes(dtype);
-  k_ = LazyMemory(bytes);
-  v_ = LazyMemory(bytes);
+  const int64_t vectors = int64_t{pages} * shape.kv_heads * kernels::kAttentionBlock;
+  const int64_t scale = kernels::KvInCodes(dtype) ? static_cast<int64_t>(sizeof(float)) : 0;  // bytes
+  const int64_t vector = kernels::KvVectorBytes(dtype, shape.head_dim) - scale;               // bytes
+  k_ = LazyMemory(vectors * vector);
+  v_ = LazyMemory(vectors * vector);
+  if (scale == 0) return;
+  k_scales_ = LazyMemory(vectors * scale);
+  v_scales_ = LazyMemory(vectors * scale);
 }
 
 Caches::Caches(const ModelConfig& config, kernels::KvDtype dtype, int32_t slots, int32_t pages,
@@ -32,8 +38,8 @@ Caches::Caches(const ModelConfig& config, kernels::KvDtype dtype, int32_t slots,
 int64_t KvPageBytes(const ModelConfig& config, kernels::KvDtype dtype) {
   int64_t layers = 0;
   for (const bool gdn : GdnLayers(config)) layers += gdn ? 0 : 1;
-  return 2 * layers * config.kv_heads * config.head_dim * kernels::kAttentionBlock *
-         kernels::KvDtypeBytes(dtype);
+  return 2 * layers * config.kv_heads * kernels::kAttentionBlock *
+         kernels::KvVectorBytes(dtype, config.head_dim);
 }
 
 int64_t SnapshotBytes(const ModelConfig& config) {

@@ -19,11 +19,15 @@ class KvLayer {
  public:
   KvLayer() = default;
   KvLayer(const kernels::AttentionShape& shape, kernels::KvDtype dtype, int32_t pages);
-  kernels::KvPages view() const { return {dtype_, k_.data(), v_.data()}; }
+  kernels::KvPages view() const {
+    return {dtype_, k_.data(), v_.data(), reinterpret_cast<float*>(k_scales_.data()),
+            reinterpret_cast<float*>(v_scales_.data())};
+  }
 
  private:
   kernels::KvDtype dtype_ = kernels::KvDtype::kBF16;
-  LazyMemory k_, v_;  // [pages, kv_heads, kAttentionBlock, head_dim]
+  LazyMemory k_, v_;                // [pages, kv_heads, kAttentionBlock, head_dim]
+  LazyMemory k_scales_, v_scales_;  // [pages, kv_heads, kAttentionBlock] fp32; empty but for codes
 };
 
 // Everything, by layer index of the trunk. Before rows of a sequence run, gdn_state() has heard of them. KV

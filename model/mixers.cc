@@ -9,7 +9,7 @@ namespace {
 int64_t KvBytes(const Batch& batch, const ModelConfig& config, const KvLayer& kv) {
   int64_t positions = 0;
   for (const kernels::RowRun& run : batch.runs) positions += run.first_position + run.rows;
-  return 2 * positions * config.kv_heads * config.head_dim * kernels::KvDtypeBytes(kv.view().dtype);
+  return 2 * positions * config.kv_heads * kernels::KvVectorBytes(kv.view().dtype, config.head_dim);
 }
 
 // What every run reads of its past: the state at the last border, once, and once more and back where a border

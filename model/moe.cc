@@ -93,6 +93,17 @@ int32_t CountDistinct(const int32_t* ids, int64_t count, int32_t experts) {
   return distinct;
 }
 
+LeafLoad LoadOf(const std::vector<Part>& parts) {
+  LeafLoad load;
+  for (const Part& part : parts) {
+    int64_t leaves = 0;
+    for (const Route& route : part.routes) leaves += route.groups;
+    load.busiest = std::max(load.busiest, leaves);
+    load.all += leaves;
+  }
+  return load;
+}
+
 // Gives every worker that holds anything of this layer, and got no row, one leaf of row 0 to compute. Its
 // answer is dropped by weight 0: a leaf of numbers is then exactly 0, so the sum does not change.
 void AddProbes(const Placement& placement, LayerId layer, std::vector<Part>& parts) {
@@ -141,6 +152,7 @@ absl::Status RunMoe(const StepContext& context, const MoeWeights& weights, const
   int64_t* sums = context.workspace.Take<int64_t>(rows * hidden);  // [rows, hidden], multiples of 2^-32
   std::memset(sums, 0, static_cast<size_t>(rows * hidden) * sizeof(int64_t));
   SplitRoutes(home.placement, home.layer, ids, router, rows, config.top_k, parts);
+  if (context.leaf_loads != nullptr) context.leaf_loads->push_back(LoadOf(parts));
   if (home.probe) AddProbes(home.placement, home.layer, parts);
   lap.Lap(Stage::kRouter, weights.router->bytes);
 

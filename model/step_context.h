@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "base/step.h"
 #include "base/thread_pool.h"
 #include "kernels/kernels.h"
 #include "model/stage_meter.h"
@@ -31,6 +32,7 @@ struct StepContext {
   const Batch& batch;
   StageMeter* meter = nullptr;                       // may be null
   std::vector<int32_t>* distinct_experts = nullptr;  // may be null; every MoE layer appends its own
+  std::vector<LeafLoad>* leaf_loads = nullptr;       // the same
 };
 
 // x [rows, width] as its consumers want it: codes are made when one of them is integer. Lives in the

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -144,6 +145,8 @@ class HeadExchange final : public Exchange {
     Discard();
     epoch_ = epoch;
     peers_ = std::move(peers);
+    for (const Peer& peer : peers_)
+      traffic_.resize(std::max(traffic_.size(), static_cast<size_t>(peer.rank.value())));
     for (const Peer& peer : peers_) {
       if (peer.link != nullptr)
         old_bytes_ -= peer.link->bytes();  // what an earlier exchange moved is not ours
@@ -159,6 +162,7 @@ class HeadExchange final : public Exchange {
   }
   double wait_seconds() const override { return Seconds(wait_); }
   int64_t dropped() const override { return dropped_; }
+  std::vector<PeerCounters> peers() const override { return traffic_; }
 
  private:
   // A request of a new step ends whatever an unfinished step left behind: its answers will match nothing.
@@ -256,6 +260,7 @@ class HeadExchange final : public Exchange {
 
   absl::Status Send(size_t peer) {
     const absl::Status sent = peers_[peer].link->Send(builder_.parts());
+    for (const Bytes part : builder_.parts()) Traffic(peer).sent_bytes += static_cast<int64_t>(part.size());
     if (sent.ok() || absl::IsInvalidArgument(sent)) return sent;
     peers_[peer].lost = sent;
     return Lost(peers_[peer], sent);
@@ -272,19 +277,36 @@ class HeadExchange final : public Exchange {
       status = Deliver(*frame, request, awaited, sink);
       if (!status.ok()) return Fail(std::move(status));
     }
+    std::optional<size_t> last = LastMissing(request);  // the peer that alone is waited for
+    TimePoint since = began;
     while (!request.complete()) {
       const absl::StatusOr<bool> arrived = Poll(request, sink);
       if (!arrived.ok()) return Fail(arrived.status());
       if (*arrived) {
+        if (!last && (last = LastMissing(request))) since = Clock::Real().Now();
         polling.Restart();
         continue;
       }
       if (polling.Again()) continue;
       if (status = Sleep(request, deadline); !status.ok()) return Fail(std::move(status));
     }
+    if (last) Traffic(*last).straggler_s += Seconds(Clock::Real().Now() - since);
     Close(request);
     return absl::OkStatus();
   }
+
+  // The peer whose answer is the only one that is missing.
+  static std::optional<size_t> LastMissing(Request& request) {
+    std::optional<size_t> missing;
+    for (const Awaited& awaited : request.parts()) {
+      if (awaited.answered) continue;
+      if (missing) return std::nullopt;
+      missing = awaited.peer;
+    }
+    return missing;
+  }
+
+  PeerCounters& Traffic(size_t peer) { return traffic_[static_cast<size_t>(peers_[peer].rank.value()) - 1]; }
 
   // Takes what has arrived on every link that owes an answer. True: something had.
   absl::StatusOr<bool> Poll(Request& current, const Sink& sink) {
@@ -298,6 +320,7 @@ class HeadExchange final : public Exchange {
       }
       if (message->empty()) continue;
       arrived = true;
+      Traffic(i).received_bytes += static_cast<int64_t>(message->size());
       if (absl::Status bad = Take(i, *message, current, sink); !bad.ok()) return bad;
     }
     return arrived;
@@ -425,6 +448,7 @@ class HeadExchange final : public Exchange {
   ExchangeOptions options_;
   Epoch epoch_{0};
   std::vector<Peer> peers_;
+  std::vector<PeerCounters> traffic_;          // [ranks - 1]
   std::deque<std::unique_ptr<Request>> open_;  // in the order sent
   std::vector<std::unique_ptr<Request>> spare_;
   FrameBuilder builder_;

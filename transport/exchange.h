@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/ids.h"
+#include "base/step.h"
 #include "transport/link.h"
 
 namespace paceline {
@@ -110,6 +111,8 @@ class Exchange {
   virtual int64_t bytes() const = 0;             // both directions, all links of this exchange
   virtual double wait_seconds() const = 0;       // spent waiting in Receive*
   virtual int64_t dropped() const { return 0; }  // late or duplicate answers thrown away
+  // [ranks - 1] of ranks 1.., as far as SetPeers has named them, whoever stood there.
+  virtual std::vector<PeerCounters> peers() const { return {}; }
 };
 
 struct ExchangeOptions {

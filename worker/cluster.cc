@@ -174,6 +174,10 @@ ClusterFacts Cluster::Facts() const {
     node.bytes = place.loaded.bytes;
     node.backend = place.hello.facts.backend;
     node.fingerprint = ClusterFingerprint(place.hello.fingerprints);
+    node.rank = rank;
+    node.silence_s = Seconds(place.silence);
+    node.load_bytes = place.progress.done_bytes;
+    node.load_total = place.progress.total_bytes;
     facts.nodes.push_back(std::move(node));
   }
   return facts;

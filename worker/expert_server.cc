@@ -43,6 +43,7 @@ absl::Status ExpertServer::Experts(LayerId layer, const RowBlock& rows, std::spa
                      static_cast<int>(row_formats_[layer.value()]), "; rows of ", rows.hidden, " in format ",
                      static_cast<int>(rows.format), " came"));
   }
+  pool_.StayOnFirst();
   workspace_.Reset();
   const kernels::Activations x{.rows = rows.rows,
                                .width = rows.hidden,

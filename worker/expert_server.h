@@ -20,6 +20,7 @@ namespace paceline {
 struct ExpertServerOptions {
   const kernels::KernelTable* table = nullptr;
   int threads = 1;
+  std::vector<int> processors;  // [threads] that each stays on; empty: anywhere
   kernels::ActivationContract contract = kernels::ActivationContract::kInt16;
   HeadFormat lm_head = HeadFormat::kAuto;
   LoadOptions load;
@@ -45,7 +46,8 @@ class ExpertServer final : public ExpertHandler {
   const LoadReport& load_report() const { return load_report_; }
 
  private:
-  explicit ExpertServer(const ExpertServerOptions& options) : options_(options), pool_(options.threads) {}
+  explicit ExpertServer(const ExpertServerOptions& options)
+      : options_(options), pool_(options.threads, options.processors) {}
 
   const ExpertServerOptions options_;
   ThreadPool pool_;

@@ -17,7 +17,7 @@ struct ContractOptions {
   std::string activations = "int16";    // "int16" (two planes) or "int8" (one)
   std::string float_math = "portable";  // or "native"
   std::string lm_head = "stored";       // or "int8"
-  std::string kv_dtype = "bf16";        // or "fp32"
+  std::string kv_dtype = "bf16";        // or "fp32", "int8", "int4"
   friend bool operator==(const ContractOptions&, const ContractOptions&) = default;
 };
 

@@ -60,6 +60,10 @@ absl::StatusOr<std::unique_ptr<LocalWorkers>> LocalWorkers::Spawn(const LocalWor
     std::vector<std::string> words = {"paceline",   "worker", "--join", config.join, "--model",
                                       config.model, "--name", name,     "--rank",    absl::StrCat(i)};
     words.insert(words.end(), config.arguments.begin(), config.arguments.end());
+    if (!config.own.empty()) {
+      const std::vector<std::string>& own = config.own[static_cast<size_t>(i - 1)];
+      words.insert(words.end(), own.begin(), own.end());
+    }
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);

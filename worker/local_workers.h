@@ -22,9 +22,10 @@ int CoresHere();
 struct LocalWorkersConfig {
   int count = 0;
   std::string program = "/proc/self/exe";
-  std::string join;                    // of the head, "127.0.0.1:7400"
-  std::string model;                   // directory
-  std::vector<std::string> arguments;  // after the ones made here: --backend, --isa, --threads ..
+  std::string join;                           // of the head, "127.0.0.1:7400"
+  std::string model;                          // directory
+  std::vector<std::string> arguments;         // after the ones made here: --backend, --isa, --threads ..
+  std::vector<std::vector<std::string>> own;  // [count] of each worker, after those; or empty
 };
 
 // Owned by one thread, which must live as long as the workers are wanted: the kernel ends them when it exits.

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/random.h"
 #include "base/status.h"
 #include "model/placement_shape.h"
 #include "model/suffix_drafter.h"
@@ -12,7 +13,7 @@
 namespace paceline {
 
 LocalTrunk::LocalTrunk(TrunkOptions options)
-    : options_(std::move(options)), table_(*options_.table), pool_(options_.threads) {}
+    : options_(std::move(options)), table_(*options_.table), pool_(options_.threads, options_.processors) {}
 
 absl::StatusOr<std::unique_ptr<LocalTrunk>> LocalTrunk::Load(const Checkpoint& checkpoint,
                                                              const Placement& placement,
@@ -135,6 +136,7 @@ ExchangeCounters LocalTrunk::counters() const {
     c.layers = exchanged_layers_;
     c.bytes = exchange_->bytes();
     c.seconds = exchange_->wait_seconds();
+    c.peers = exchange_->peers();
   }
   return c;
 }
@@ -158,6 +160,23 @@ absl::StatusOr<std::vector<std::vector<TokenId>>> LocalTrunk::Drafts(const Check
   workspace_.Reset();
   return mtp->DraftChains(table_, pool_, workspace_, options_.contract, decoder_->embedding(), *head,
                           options_.kv_dtype, kept->second.data(), tokens, depth);
+}
+
+void LocalTrunk::FillKeysValues(std::span<const int32_t> pages, int64_t positions) {
+  CHECK_EQ(positions % kPagePositions, 0);
+  CHECK_LE(positions, static_cast<int64_t>(pages.size()) * kPagePositions);
+  const kernels::AttentionShape shape = AttentionShapeOf(config_);
+  // The same page of noise everywhere: it takes as long to read as any other.
+  std::vector<float> noise(static_cast<size_t>(kPagePositions * shape.kv_heads * shape.head_dim));
+  for (size_t i = 0; i < noise.size(); ++i)
+    noise[i] = static_cast<float>(2 * UniformOf(RandomBits(1, 0, RandomPurpose::kSynth, i, 0)) - 1);
+  for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
+    if (config_.layers[layer].mixer == Mixer::kGatedDeltaNet) continue;
+    for (int64_t first = 0; first < positions; first += kPagePositions) {
+      const kernels::RowRun run{0, static_cast<int32_t>(kPagePositions), first, pages.data()};
+      table_.write_kv(pool_, shape, caches_->kv(layer).view(), {&run, 1}, noise.data(), noise.data());
+    }
+  }
 }
 
 LocalTrunk::Bytes LocalTrunk::bytes() const {

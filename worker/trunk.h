@@ -44,7 +44,8 @@ struct DraftingOptions {
 struct TrunkOptions {
   const kernels::KernelTable* table = nullptr;
   int threads = 1;
-  bool yield = false;  // compute threads on this machine outnumber its cores
+  std::vector<int> processors;  // [threads] that each stays on; empty: anywhere
+  bool yield = false;           // compute threads on this machine outnumber its cores
   kernels::ActivationContract contract = kernels::ActivationContract::kInt16;
   kernels::KvDtype kv_dtype = kernels::KvDtype::kBF16;
   HeadFormat lm_head = HeadFormat::kAuto;
@@ -78,11 +79,16 @@ class LocalTrunk final : public Trunk {
   absl::StatusOr<std::vector<std::vector<TokenId>>> Drafts(const Checkpoint& checkpoint, SequenceId sequence,
                                                            std::span<const TokenId> tokens, int32_t depth);
 
+  // For benches: random keys and values at positions [0, positions) of a text that has `pages`, in every
+  // attention layer, as if its rows had run. Whole pages only.
+  void FillKeysValues(std::span<const int32_t> pages, int64_t positions);
+
   // Puts another maker behind a source, for tests: oracles, adversaries. Null takes the source away.
   void SetDrafter(DraftSource source, std::unique_ptr<Drafter> drafter);
 
-  // Books the stages of every step from now on; null stops it. Outlives the trunk or its own replacement.
-  void SetMeter(StageMeter* meter) { meter_ = meter; }
+  // Books the stages of every step from now on; null: the trunk's own does again. Outlives the trunk or its
+  // own replacement.
+  void SetMeter(StageMeter* meter) { meter_ = meter != nullptr ? meter : &own_meter_; }
 
   // Weights held here, by kind. What a step reads of them: SetMeter.
   struct Bytes {
@@ -156,7 +162,8 @@ class LocalTrunk final : public Trunk {
   uint64_t peers_version_ = 0;
   absl::Status degraded_;                // of the last snapshot
   std::vector<TokenId> missing_tokens_;  // ids the tokenizer lacks
-  StageMeter* meter_ = nullptr;
+  StageMeter own_meter_;
+  StageMeter* meter_ = &own_meter_;  // never null: every step says what its time went to
   int64_t exchanged_layers_ = 0;
   LoadReport load_report_;
   int64_t extra_weight_bytes_ = 0;  // embedding, and what drafters brought

@@ -19,6 +19,48 @@ int32_t WantedRows(const SequenceRows& s, size_t drafts) {
   return s.sampled_rows + static_cast<int32_t>(drafts);
 }
 
+StepPhase PhaseOf(Stage stage) {
+  switch (stage) {
+    case Stage::kNorms:
+    case Stage::kAttentionProjections:
+    case Stage::kAttention:
+    case Stage::kDeltaNetProjections:
+    case Stage::kDeltaNet:
+      return StepPhase::kAttention;
+    case Stage::kRouter:
+    case Stage::kExchangeSend:
+      return StepPhase::kDispatch;
+    case Stage::kExperts:
+    case Stage::kSharedExpert:
+    case Stage::kDense:
+      return StepPhase::kExpert;
+    case Stage::kExchangeWait:
+      return StepPhase::kCombine;
+    case Stage::kHead:
+    case Stage::kSampling:
+      return StepPhase::kHead;
+    case Stage::kDraft:
+      return StepPhase::kDraft;
+    case Stage::kOther:
+    case Stage::kCount:
+      break;
+  }
+  return StepPhase::kOther;
+}
+
+// What `after` has booked and `before` had not; of `total` seconds, the rest is nobody's.
+PhaseSeconds PhasesBetween(const StageMeter& before, const StageMeter& after, double total) {
+  PhaseSeconds phases{};
+  for (int s = 0; s < static_cast<int>(Stage::kCount); ++s) {
+    const auto stage = static_cast<Stage>(s);
+    const double spent = after.at(stage).seconds - before.at(stage).seconds;
+    phases[static_cast<size_t>(PhaseOf(stage))] += spent;
+    total -= spent;
+  }
+  phases[static_cast<size_t>(StepPhase::kOther)] += std::max(0.0, total);
+  return phases;
+}
+
 void Shorten(DraftResult& draft, size_t count) {
   if (draft.tokens.size() > count) draft.tokens.resize(count);
   if (draft.distributions.size() > count) draft.distributions.resize(count);
@@ -42,11 +84,13 @@ void CutDraft(const SequenceRows& s, ConstraintMatcher* matcher, DraftResult& dr
 }  // namespace
 
 absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
+  pool_.StayOnFirst();
   for (const SequenceId sequence : plan.suspended) Suspend(sequence);
   RefreshPeers();
   RETURN_IF_ERROR(degraded_);
   workspace_.Reset();
   const TimePoint begin = Clock::Real().Now();
+  const StageMeter before = *meter_;
   StageLap lap(meter_);
   Admit(plan);
   Step step;
@@ -71,6 +115,7 @@ absl::StatusOr<StepResult> LocalTrunk::Run(const StepPlan& plan) {
   const TimePoint end = Clock::Real().Now();
   result.draft_s = Seconds(drafted - begin + (end - committed));
   result.run_s = Seconds(committed - drafted);
+  result.phase_s = PhasesBetween(before, *meter_, Seconds(end - begin));
   return result;
 }
 
@@ -187,8 +232,14 @@ void LocalTrunk::GiveUp(const StepPlan& plan) {
 }
 
 absl::Status LocalTrunk::RunRows(const StepPlan& plan, Step& step, StepResult& result) {
-  const StepContext context{
-      table_, pool_, workspace_, options_.contract, step.batch, meter_, &result.distinct_experts};
+  const StepContext context{table_,
+                            pool_,
+                            workspace_,
+                            options_.contract,
+                            step.batch,
+                            meter_,
+                            &result.distinct_experts,
+                            &result.leaf_loads};
   RETURN_IF_ERROR(RunLayers(context, plan, step));
   return ReadLogits(context, plan, step, result);
 }
@@ -264,7 +315,12 @@ absl::Status LocalTrunk::ReadRow(const StepContext& context, const SequenceRows&
   }
   if (scoring) {
     out.token = rows.targets[row];
-    out.logprob = out.token < 0 ? 0.0f : logits[out.token] - lse;
+    if (out.token >= 0) {
+      const float own = logits[out.token];
+      out.logprob = own - lse;
+      out.rank = 1 + static_cast<int32_t>(
+                         std::count_if(logits, logits + vocab, [own](float other) { return other > own; }));
+    }
     result.rows.push_back(std::move(out));
     return absl::OkStatus();
   }
@@ -343,8 +399,7 @@ void LocalTrunk::InformDrafters(const StepPlan& plan, const Step& step, StepResu
   for (size_t i = 0; i < plan.sequences.size(); ++i) {
     const SequenceRows& s = plan.sequences[i];
     SequenceResult& out = result.sequences[i];
-    // A text that is scored is never drafted for.
-    if (!out.status.ok() || !s.targets.empty()) continue;
+    if (!out.status.ok()) continue;
     const size_t begin = static_cast<size_t>(step.first_row[i]);
     const size_t rows = out.drafted > 0 ? out.rows.size() : s.tokens.size();
     for (const auto& drafter : drafters_) {
@@ -355,7 +410,9 @@ void LocalTrunk::InformDrafters(const StepPlan& plan, const Step& step, StepResu
         const int64_t last = static_cast<int64_t>(begin) + s.keep_position - s.first_position - 1;
         drafter->Keep(context, s.sequence, s.keep, Tapped(*drafter, step, last), s.pages);
       }
-      if (!out.rows.empty()) out.offers.push_back(drafter->Offer(s.sequence, out.rows.back().token));
+      // Behind a row that was scored the text goes on with what is there.
+      if (!out.rows.empty() && s.targets.empty())
+        out.offers.push_back(drafter->Offer(s.sequence, out.rows.back().token));
     }
   }
   if (!drafters_.empty()) lap.Lap(Stage::kDraft, 0);

@@ -82,4 +82,27 @@ Json LogprobEntry(const Tokenizer* tokenizer, const GeneratedToken& token) {
   return entry;
 }
 
+Json PromptLogprobs(const Tokenizer* tokenizer, const std::vector<PromptToken>& tokens) {
+  Json list = Json::array();
+  for (const PromptToken& token : tokens) {
+    if (!token.logprob) {
+      list.push_back(nullptr);
+      continue;
+    }
+    Json entry = Json::object();
+    const auto add = [&](TokenId id, float logprob, int32_t rank) {
+      entry[std::to_string(id)] = {
+          {"logprob", logprob}, {"rank", rank}, {"decoded_token", TokenText(tokenizer, id)}};
+    };
+    add(token.id, *token.logprob, token.rank);
+    int32_t rank = 0;
+    for (const Candidate& candidate : token.top) {
+      ++rank;
+      if (candidate.token != token.id) add(candidate.token, candidate.logprob, rank);
+    }
+    list.push_back(std::move(entry));
+  }
+  return list;
+}
+
 }  // namespace paceline

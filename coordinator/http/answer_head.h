@@ -39,5 +39,8 @@ Json StopReason(const StopMatch& match);
 std::string TokenText(const Tokenizer* tokenizer, TokenId id);
 // {"token", "logprob", "bytes", "top_logprobs"} with `top` candidates.
 Json LogprobEntry(const Tokenizer* tokenizer, const GeneratedToken& token);
+// vLLM's prompt_logprobs: null for the first token, then an object by token id, of the token itself and of
+// the candidates, each with logprob, rank and decoded_token.
+Json PromptLogprobs(const Tokenizer* tokenizer, const std::vector<PromptToken>& tokens);
 
 }  // namespace paceline

@@ -9,6 +9,7 @@ class GenerationCall::Sink final : public GenerationSink {
  public:
   Sink(std::shared_ptr<GenerationCall> call, size_t index) : call_(std::move(call)), index_(index) {}
   void OnStarted(const GenerationStarted& started) override { call_->Push({index_, started}); }
+  void OnPrompt(std::vector<PromptToken> tokens) override { call_->Push({index_, std::move(tokens)}); }
   void OnTokens(std::vector<GeneratedToken> tokens) override { call_->Push({index_, std::move(tokens)}); }
   void OnFinished(const GenerationEnd& end) override { call_->Push({index_, end}); }
 
@@ -83,6 +84,10 @@ bool GenerationCall::Take(Event& event, std::string* out) {
   if (const auto* started = std::get_if<GenerationStarted>(&event.what)) {
     format_->Started(event.index, *started, out);
     if (options_.stream) BeginStream();
+    return true;
+  }
+  if (auto* prompt = std::get_if<std::vector<PromptToken>>(&event.what)) {
+    format_->Prompt(event.index, std::move(*prompt), out);
     return true;
   }
   if (auto* tokens = std::get_if<std::vector<GeneratedToken>>(&event.what)) {

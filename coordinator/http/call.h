@@ -32,7 +32,8 @@ class GenerationCall : public std::enable_shared_from_this<GenerationCall> {
   class Sink;
   struct Event {
     size_t index = 0;
-    std::variant<GenerationStarted, std::vector<GeneratedToken>, GenerationEnd> what;
+    std::variant<GenerationStarted, std::vector<PromptToken>, std::vector<GeneratedToken>, GenerationEnd>
+        what;
   };
   using Tickets = std::vector<std::shared_ptr<GenerationTicket>>;
 

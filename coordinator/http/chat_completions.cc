@@ -19,6 +19,7 @@ namespace {
 struct ChatShape {
   StreamOptions stream;
   bool logprobs = false;
+  bool prompt_logprobs = false;
   bool token_ids = false;
   bool parallel_tool_calls = true;
   std::vector<TokenId> stops;  // ids that end a text and show nothing
@@ -48,6 +49,10 @@ class ChatReply final : public ReplyFormat {
     if (index == 0 && shape_.token_ids) prompt_ = started.prompt;
     // Some clients take a first delta without content for a broken one.
     if (shape_.stream.stream) Frame(index, {{"role", "assistant"}, {"content", ""}}, out);
+  }
+
+  void Prompt(size_t index, std::vector<PromptToken> tokens, std::string*) override {
+    if (index == 0) prompt_logprobs_ = PromptLogprobs(tokenizer_, tokens);  // all choices have one prompt
   }
 
   void Tokens(size_t index, std::vector<GeneratedToken> tokens, std::string* out) override {
@@ -95,6 +100,7 @@ class ChatReply final : public ReplyFormat {
     body["choices"] = Json::array();
     for (size_t i = 0; i < choices_.size(); ++i) body["choices"].push_back(Whole(i));
     if (shape_.token_ids) body["prompt_token_ids"] = prompt_;
+    if (shape_.prompt_logprobs) body["prompt_logprobs"] = std::move(prompt_logprobs_);
     AddTotals(&body);
     out->append(Dump(body));
   }
@@ -231,6 +237,7 @@ class ChatReply final : public ReplyFormat {
   const Tokenizer* const tokenizer_;
   std::vector<Choice> choices_;
   std::vector<TokenId> prompt_;
+  Json prompt_logprobs_;
   Totals totals_;
   size_t ended_ = 0;
 };
@@ -322,6 +329,7 @@ absl::StatusOr<ReadRequest> ReadChatCompletion(Fields& fields, const ServedModel
   ReadTemplateOptions(fields, &chat);
   shape.stream = ReadStream(fields);
   shape.logprobs = common.logprobs;
+  shape.prompt_logprobs = ReadPromptLogprobs(fields, shape.stream.stream, &common);
   shape.token_ids = fields.Bool("return_token_ids").value_or(false);
   shape.parallel_tool_calls = fields.Bool("parallel_tool_calls").value_or(true);
   const int64_t n = ReadChoices(fields);
@@ -346,6 +354,7 @@ absl::StatusOr<ReadRequest> ReadChatCompletion(Fields& fields, const ServedModel
 
   ReadRequest read;
   ASSIGN_OR_RETURN(read.requests, RequestsOf(std::move(prepared.request), n, model.tokenizer));
+  for (size_t i = 1; i < read.requests.size(); ++i) read.requests[i].prompt_top.reset();
   read.call.stream = shape.stream.stream;
   const char* const object = shape.stream.stream ? "chat.completion.chunk" : "chat.completion";
   read.format =

@@ -1,6 +1,7 @@
 #include "coordinator/http/completions.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,7 @@ struct CompletionShape {
   StreamOptions stream;
   int64_t n = 1;
   bool logprobs = false;
+  bool prompt_logprobs = false;
   bool token_ids = false;
   std::vector<std::string> echo;  // by prompt; empty: off
   std::vector<TokenId> stops;     // ids that end a text and show nothing
@@ -36,7 +38,17 @@ class CompletionReply final : public ReplyFormat {
     if (shape_.token_ids) choice.prompt = started.prompt;
     if (shape_.echo.empty()) return;
     choice.text = shape_.echo[index / n];
+    if (shape_.logprobs) return;  // the echo has some too: see Prompt
     choice.offset = static_cast<int64_t>(choice.text.size());
+    if (shape_.stream.stream) Frame(index, nullptr, nullptr, out);
+  }
+
+  void Prompt(size_t index, std::vector<PromptToken> tokens, std::string* out) override {
+    Choice& choice = choices_[index];
+    if (shape_.prompt_logprobs) choice.prompt_logprobs = PromptLogprobs(tokenizer_, tokens);
+    if (shape_.echo.empty() || !shape_.logprobs) return;
+    for (PromptToken& token : tokens)
+      choice.logged.push_back({token.id, token.logprob, std::move(token.top)});
     if (shape_.stream.stream) Frame(index, nullptr, nullptr, out);
   }
 
@@ -47,7 +59,8 @@ class CompletionReply final : public ReplyFormat {
       choice.text += token.text;
       if (shape_.token_ids) choice.ids.push_back(token.id);
       const bool ends = std::count(shape_.stops.begin(), shape_.stops.end(), token.id) > 0;
-      if (!ends && shape_.logprobs) choice.logged.push_back(std::move(token));
+      if (!ends && shape_.logprobs)
+        choice.logged.push_back({token.id, token.logprob.value_or(0.0f), std::move(token.top)});
       if (shape_.stream.stream && (!ends || !choice.text.empty()) &&
           ++choice.gathered >= shape_.stream.interval)
         Frame(index, nullptr, nullptr, out);
@@ -94,9 +107,15 @@ class CompletionReply final : public ReplyFormat {
   }
 
  private:
+  struct Logged {
+    TokenId id = 0;
+    std::optional<float> logprob;  // none: of a prompt's first token
+    std::vector<Candidate> top;
+  };
   struct Choice {
     std::string text;  // since the last frame, or all of it
-    std::vector<GeneratedToken> logged;
+    std::vector<Logged> logged;
+    Json prompt_logprobs;
     std::vector<TokenId> ids;
     std::vector<TokenId> prompt;
     int64_t offset = 0;    // of the next token in the text, in bytes
@@ -110,14 +129,14 @@ class CompletionReply final : public ReplyFormat {
                   {"token_logprobs", Json::array()},
                   {"top_logprobs", Json::array()},
                   {"text_offset", Json::array()}};
-    for (const GeneratedToken& token : choice.logged) {
+    for (const Logged& token : choice.logged) {
       const std::string text = TokenText(tokenizer_, token.id);
       lists["tokens"].push_back(text);
-      lists["token_logprobs"].push_back(token.logprob.value_or(0.0f));
+      lists["token_logprobs"].push_back(token.logprob ? Json(*token.logprob) : Json(nullptr));
       Json top = Json::object();
       for (const Candidate& candidate : token.top)
         top[TokenText(tokenizer_, candidate.token)] = candidate.logprob;
-      lists["top_logprobs"].push_back(std::move(top));
+      lists["top_logprobs"].push_back(token.logprob ? std::move(top) : Json(nullptr));
       lists["text_offset"].push_back(choice.offset);
       choice.offset += static_cast<int64_t>(text.size());
     }
@@ -130,6 +149,7 @@ class CompletionReply final : public ReplyFormat {
     Choice& choice = choices_[index];
     Json json = {{"index", index}, {"text", std::exchange(choice.text, {})}};
     json["logprobs"] = shape_.logprobs ? Logprobs(choice) : Json(nullptr);
+    if (shape_.prompt_logprobs) json["prompt_logprobs"] = std::move(choice.prompt_logprobs);
     json["finish_reason"] = finish == nullptr ? Json(nullptr) : Json(*finish);
     json["stop_reason"] = finish == nullptr ? Json(nullptr) : choice.stop_reason;
     if (shape_.token_ids) {
@@ -253,9 +273,8 @@ absl::StatusOr<ReadRequest> ReadCompletion(Fields& fields, const ServedModel& mo
                                     prompts.size(), " prompts with ", shape.n, " choices each"));
   }
   const bool echo = fields.Bool("echo").value_or(false);
-  if (echo && common.logprobs)
-    fields.Refuse("echo",
-                  "log-probabilities of the prompt are not available here; leave out echo or logprobs");
+  shape.prompt_logprobs = ReadPromptLogprobs(fields, shape.stream.stream, &common);
+  if (echo && common.logprobs) common.prompt_top = std::max(common.prompt_top.value_or(0), common.top);
   RETURN_IF_ERROR(fields.status());
   RETURN_IF_ERROR(CheckUnknown(fields, strict));
 

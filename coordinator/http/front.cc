@@ -1,6 +1,7 @@
 #include "coordinator/http/front.h"
 
 #include <algorithm>
+#include <atomic>
 #include <ctime>
 #include <optional>
 #include <utility>
@@ -17,7 +18,6 @@
 #include "coordinator/http/messages.h"
 #include "coordinator/http/page.h"
 #include "coordinator/http/responses.h"
-#include "coordinator/metrics.h"
 #include "coordinator/utf8.h"
 
 namespace paceline {
@@ -25,6 +25,7 @@ namespace {
 
 constexpr size_t kMaxRequestId = 128;
 constexpr char kModelsPrefix[] = "/v1/models/";
+constexpr char kNoRoute[] = "none";  // what no route has answered, among calls
 
 bool IsAnthropic(const std::string& path) { return absl::StartsWith(path, "/v1/messages"); }
 
@@ -34,16 +35,27 @@ bool GoodId(std::string_view id) {
          std::all_of(id.begin(), id.end(), [](char c) { return c > ' ' && c < 0x7f; });
 }
 
-// Puts headers on whatever is answered.
+constexpr int kClientGone = 499;  // nginx' word for it; nobody gets to hear it
+
+void Count(CallCounters& calls, const char* call, int status) {
+  calls.Count({"http", call, std::to_string(status)});
+}
+
+// Puts headers on whatever is answered, and counts it.
 class Headed final : public HttpResponse {
  public:
-  Headed(std::shared_ptr<HttpResponse> inner, HttpHeaders headers)
-      : inner_(std::move(inner)), headers_(std::move(headers)) {}
+  // `call` lives as long as the program.
+  Headed(std::shared_ptr<HttpResponse> inner, HttpHeaders headers, std::shared_ptr<CallCounters> calls,
+         const char* call)
+      : inner_(std::move(inner)), headers_(std::move(headers)), calls_(std::move(calls)), call_(call) {}
+  ~Headed() override { Said(kClientGone); }
   void Send(HttpAnswer answer) override {
+    Said(answer.status);
     answer.headers.insert(answer.headers.end(), headers_.begin(), headers_.end());
     inner_->Send(std::move(answer));
   }
   void Begin(int status, HttpHeaders headers) override {
+    Said(status);
     headers.insert(headers.end(), headers_.begin(), headers_.end());
     inner_->Begin(status, std::move(headers));
   }
@@ -55,8 +67,16 @@ class Headed final : public HttpResponse {
   void OnGone(std::function<void()> gone) override { inner_->OnGone(std::move(gone)); }
 
  private:
+  // The first word counts.
+  void Said(int status) {
+    if (!said_.exchange(true)) Count(*calls_, call_, status);
+  }
+
   const std::shared_ptr<HttpResponse> inner_;
   const HttpHeaders headers_;
+  const std::shared_ptr<CallCounters> calls_;
+  const char* const call_;
+  std::atomic<bool> said_{false};
 };
 
 // Seconds since 1970 as RFC 3339 writes them.
@@ -141,7 +161,8 @@ HttpFront::HttpFront(Engine& engine, const ServingState& state, const ClusterVie
                                 [this](HttpRequest request, Responder response) {
                                   Handle(std::move(request), std::move(response));
                                 },
-                                [](int status, const std::string& sentence) {
+                                [this](int status, const std::string& sentence) {
+                                  Count(*state_.calls(), kNoRoute, status);
                                   return OpenAiError(ProblemOf(status, sentence));
                                 }}) {}
 
@@ -178,6 +199,14 @@ HttpAnswer HttpFront::Refusal(const HttpRequest& request, const ApiProblem& prob
 }
 
 std::optional<HttpAnswer> HttpFront::Admit(HttpRequest& request) const {
+  bool known = false;
+  const Route* route = Find(request.path, request.method, &known);
+  std::optional<HttpAnswer> refusal = Refuse(request, route, known);
+  if (refusal) Count(*state_.calls(), route != nullptr ? route->path : kNoRoute, refusal->status);
+  return refusal;
+}
+
+std::optional<HttpAnswer> HttpFront::Refuse(HttpRequest& request, const Route* route, bool path_known) const {
   const std::string_view id = request.Header("x-request-id");
   request.id = GoodId(id) ? std::string(id) : "req_" + RandomHex();
   const auto answer = [&](HttpAnswer what) {
@@ -200,11 +229,10 @@ std::optional<HttpAnswer> HttpFront::Admit(HttpRequest& request) const {
           {"access-control-max-age", "600"}},
          ""});
   }
-  bool known = false;
-  const Route* route = Find(request.path, request.method, &known);
   const bool open = route != nullptr && route->open;
   if (!open && !options_.keys.empty()) {
-    const std::string* name = options_.keys.NameOf(request);
+    const std::string* name =
+        options_.keys.NameOf(request.Header("authorization"), request.Header("x-api-key"));
     if (name == nullptr) {
       HttpAnswer refusal = refuse(401, "invalid_api_key",
                                   "this server needs an API key: send it as Authorization: Bearer KEY");
@@ -214,7 +242,7 @@ std::optional<HttpAnswer> HttpFront::Admit(HttpRequest& request) const {
     }
     request.key = *name;
   }
-  if (!known || (request.path == "/" && !options_.page)) {
+  if (!path_known || (request.path == "/" && !options_.page)) {
     return refuse(404, "unknown_url",
                   absl::StrCat("there is nothing at ", request.method, " ", request.path));
   }
@@ -235,7 +263,8 @@ std::optional<HttpAnswer> HttpFront::Admit(HttpRequest& request) const {
 void HttpFront::Handle(HttpRequest request, Responder response) {
   bool known = false;
   const Route* route = Find(request.path, request.method, &known);
-  const Responder headed = std::make_shared<Headed>(std::move(response), CommonHeaders(request));
+  const Responder headed =
+      std::make_shared<Headed>(std::move(response), CommonHeaders(request), state_.calls(), route->path);
   (this->*route->handler)(request, headed);
 }
 
@@ -449,11 +478,11 @@ void HttpFront::Ready(const HttpRequest&, const Responder& response) {
 void HttpFront::Metrics(const HttpRequest&, const Responder& response) {
   response->Send({200,
                   {{"content-type", "text/plain; version=0.0.4; charset=utf-8"}},
-                  MetricsText(engine_.stats(), engine_.info())});
+                  MetricsText(TakeSnapshot(engine_, cluster_, state_), options_.metrics)});
 }
 
 void HttpFront::Version(const HttpRequest&, const Responder& response) {
-  response->Send(JsonAnswer(200, {{"version", options_.version}}));
+  response->Send(JsonAnswer(200, {{"version", options_.metrics.version}}));
 }
 
 void HttpFront::Cluster(const HttpRequest&, const Responder& response) {

@@ -10,12 +10,13 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/cluster.h"
+#include "coordinator/api_keys.h"
 #include "coordinator/chat_template.h"
 #include "coordinator/engine.h"
-#include "coordinator/http/api_keys.h"
 #include "coordinator/http/api_problem.h"
 #include "coordinator/http/completions.h"
 #include "coordinator/http/server.h"
+#include "coordinator/metrics.h"
 #include "coordinator/serving_state.h"
 
 namespace paceline {
@@ -27,7 +28,7 @@ struct HttpOptions {
   bool page = true;                       // a page to try the model at /
   bool strict = false;                    // refuse members of a body that nobody knows
   Duration heartbeat = std::chrono::seconds(10);
-  std::string version;
+  MetricsOptions metrics;  // and the version that /version says
 };
 
 class HttpFront {
@@ -52,6 +53,7 @@ class HttpFront {
   static const Route* Find(const std::string& path, const std::string& method, bool* path_known);
 
   std::optional<HttpAnswer> Admit(HttpRequest& request) const;
+  std::optional<HttpAnswer> Refuse(HttpRequest& request, const Route* route, bool path_known) const;
   void Handle(HttpRequest request, Responder response);
   // Whether a page from the request's Origin may read answers: its own, or one that was allowed.
   bool AllowedOrigin(const HttpRequest& request) const;

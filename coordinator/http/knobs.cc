@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <limits>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
@@ -183,6 +184,15 @@ void ReadConstraint(Fields& fields, ConstraintSpec* constraint) {
     *constraint = {.kind = Kind::kEbnf, .text = *std::move(grammar)};
 }
 
+bool ReadPromptLogprobs(Fields& fields, bool stream, GenerateRequest* request) {
+  const std::optional<int64_t> top = fields.Whole("prompt_logprobs");
+  if (!top) return false;
+  if (stream) fields.Refuse("prompt_logprobs", "comes with an answer in one piece; leave out stream");
+  request->prompt_top =
+      static_cast<int32_t>(std::clamp<int64_t>(*top, -1, 1 << 20));  // the engine knows the bound
+  return true;
+}
+
 int64_t ReadChoices(Fields& fields) {
   const int64_t n = fields.Whole("n").value_or(1);
   if (n < 1 || n > kMaxChoices) fields.Refuse("n", absl::StrCat("expected 1 to ", kMaxChoices, ", got ", n));
@@ -207,6 +217,7 @@ FieldNames OpenAiNames(const std::string& prompt) {
   return {{"stopping.stop_strings", "stop"},
           {"stopping.time_limit", "timeout"},
           {"response.output_logprobs", "top_logprobs"},
+          {"response.prompt_logprobs", "prompt_logprobs"},
           {"constraint", "response_format"},
           {"token_ids", prompt},
           {"text", prompt}};

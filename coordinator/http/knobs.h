@@ -38,6 +38,8 @@ void ReadSpeculation(Fields& fields, SpeculationOptions* speculation);
 StreamOptions ReadStream(Fields& fields);
 // response_format; structured_outputs and guided_* of vLLM; json_schema and grammar of llama-server.
 void ReadConstraint(Fields& fields, ConstraintSpec* constraint);
+// vLLM's prompt_logprobs, for answers in one piece; false where it is not asked for.
+bool ReadPromptLogprobs(Fields& fields, bool stream, GenerateRequest* request);
 // n, from 1 to kMaxChoices.
 int64_t ReadChoices(Fields& fields);
 

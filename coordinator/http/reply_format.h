@@ -21,6 +21,8 @@ class ReplyFormat {
  public:
   virtual ~ReplyFormat() = default;
   virtual void Started(size_t index, const GenerationStarted& started, std::string* out) = 0;
+  // Where it was asked for, before the first tokens.
+  virtual void Prompt(size_t, std::vector<PromptToken>, std::string*) {}
   virtual void Tokens(size_t index, std::vector<GeneratedToken> tokens, std::string* out) = 0;
   // A generation that ended well.
   virtual void Ended(size_t index, const GenerationEnd& end, std::string* out) = 0;

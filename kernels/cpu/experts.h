@@ -17,6 +17,7 @@ struct TaskState {
   int32_t* memory;                // of codes
   int16_t* plain_codes;           // [rows, columns]
   float* scales;                  // [groups][rows]
+  int32_t* large;                 // not 0: a leaf may be too large, or no number
 };
 struct Item {
   int32_t task, chunk;
@@ -62,6 +63,8 @@ inline void WeighGroup(const TaskState& s, int64_t g, ActivationContract contrac
     float* scale = s.scales + at;
     QuantiseGroup(middle, count, TopCode(contract), codes, scale);
     *scale = *scale * weight;
+    if (!(std::fabs(*scale) * s.expert->down.view.reach < kSurelySmall))
+      __atomic_store_n(s.large, 1, __ATOMIC_RELAXED);
     s.codes[at] = PrepareRow(codes, count, scale, s.memory + at * ints, contract);
   }
 }
@@ -124,9 +127,13 @@ PACELINE_INLINE void Down(const TaskState& s, int64_t begin, int64_t end,
     for (int64_t output = begin; output < end; output += kFloatPanel) DownFloats(s, output, to);
     return;
   }
-  const LeafTask task{
-      &m,    s.first_column / kActivationGroup, ActivationGroups(s.columns), s.codes, s.task->rows.data(),
-      s.rows};
+  const LeafTask task{&m,
+                      s.first_column / kActivationGroup,
+                      ActivationGroups(s.columns),
+                      s.codes,
+                      s.task->rows.data(),
+                      s.rows,
+                      *s.large != 0};
 #ifndef PACELINE_TILES
   if (!TakesOnePlane(m, s.codes)) {
     if (m.format == WeightFormat::kInt4) return DownByTiles<exact, true>(task, begin, end, next, to);
@@ -170,6 +177,8 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
       s.memory = workspace.Take<int32_t>(leaves * PreparedInts(kActivationGroup / kOctet));
       s.plain_codes = workspace.Take<int16_t>(s.rows * s.columns);
       s.scales = workspace.Take<float>(leaves);
+      s.large = workspace.Take<int32_t>(1);
+      *s.large = 0;
     }
     integer_inputs = integer_inputs || expert->gate.view.integer() || expert->up.view.integer();
     chunks += Parts(s.columns, kColumnChunk);

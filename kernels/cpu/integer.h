@@ -70,14 +70,7 @@ inline PreparedRow PrepareRow(const int16_t* codes, int64_t count, const float* 
   int32_t* bytes = contract == ActivationContract::kInt8 ? prefix + octets + 1 : nullptr;
   uint32_t sum = 0;
   for (int64_t o = 0; o < octets; ++o) {
-    __m128i eight;
-    if ((o + 1) * kOctet <= count) {
-      eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + o * kOctet));
-    } else {
-      int16_t padded[8] = {};
-      for (int64_t i = o * kOctet; i < count; ++i) padded[i % kOctet] = codes[i];
-      eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(padded));
-    }
+    const __m128i eight = LoadOctet(codes, count, o);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(memory + 4 * o), PrepareCodes(eight));
     if (bytes != nullptr)
       _mm_storel_epi64(reinterpret_cast<__m128i*>(bytes + 2 * o), _mm_packs_epi16(eight, eight));
@@ -209,9 +202,9 @@ PACELINE_INLINE void SumTerm(const Matrix& m, const Panels& at, const Term& term
 // Rows of a tile that is not the only one: nearly equal tiles of more than kCodeRows rows have half of that.
 constexpr int kFewestOfMany = kCodeRows / 2;
 
-// SumTerm; then calls `use(i, sum, scale)` for every sum of [P * R] and what it has to be multiplied by.
-// `base_group`: the activation group that the rows start with.
-template <bool int4, int R, int P, class Use>
+// SumTerm; then calls `use(i, sum, scale)` for every sum of [P * R] and what it has to be multiplied by, with
+// `units` to be given in fixed point's unit. `base_group`: the activation group that the rows start with.
+template <bool int4, int R, int P, bool units = false, class Use>
 PACELINE_INLINE void ForTerm(const Matrix& matrix, const Panels& at, const Term& term, int64_t base,
                              int64_t base_group, const PreparedRow* rows, const Use& use) {
   I exact[P * R];
@@ -226,7 +219,8 @@ PACELINE_INLINE void ForTerm(const Matrix& matrix, const Panels& at, const Term&
   PACELINE_UNROLL
   for (int p = 0; p < P; ++p) {
     const int64_t scale_at = ((at.panel + p) * m.groups + term.group) * kLanes;
-    const F scale = ScalesAt(m, scale_at);
+    F scale = ScalesAt(m, scale_at);
+    if (units && kFixedUnits != 1.0f) scale = Mul(scale, Set1(kFixedUnits));
     // The same term of the panels that come next.
     Prefetch(static_cast<const uint8_t*>(m.scales) +
              (scale_at + P * m.groups * kLanes) * (m.scale_format == ScaleFormat::kF32 ? 4 : 2));

@@ -39,14 +39,7 @@ inline PreparedRow PrepareRow(const int16_t* codes, int64_t count, const float* 
   int32_t* prefix = memory + CodeBytes(octets) / 4;
   uint32_t sum = 0;
   for (int64_t o = 0; o < octets; ++o) {
-    __m128i eight;
-    if ((o + 1) * kOctet <= count) {
-      eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + o * kOctet));
-    } else {
-      int16_t padded[8] = {};
-      for (int64_t i = o * kOctet; i < count; ++i) padded[i % kOctet] = codes[i];
-      eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(padded));
-    }
+    const __m128i eight = LoadOctet(codes, count, o);
     // The low plane is the signed low byte, the high plane what is left, divided by 256.
     const __m128i low = _mm_srai_epi16(_mm_slli_epi16(eight, 8), 8);
     const __m128i high = _mm_srai_epi16(_mm_sub_epi16(eight, low), 8);

@@ -190,3 +190,12 @@ PACELINE_INLINE float Largest(const float* x, int64_t count) {
   if (i < count) largest = Max(Select(FirstLanes(count - i), LoadPart(x + i, count - i), lowest), largest);
   return TreeMax(largest);
 }
+
+// Codes [8 octet, 8 octet + 8) of `count`, zeros behind the last.
+PACELINE_INLINE __m128i LoadOctet(const int16_t* codes, int64_t count, int64_t octet) {
+  const int64_t begin = octet * kOctet;
+  if (begin + kOctet <= count) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + begin));
+  int16_t padded[kOctet] = {};
+  for (int64_t i = begin; i < count; ++i) padded[i - begin] = codes[i];
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(padded));
+}

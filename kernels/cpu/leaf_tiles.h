@@ -1,50 +1,43 @@
 // Leaves of the down projection by tiles of rows and panels, whose sums stay in registers over all groups.
 // NUMERICS, Exact sum. Included by one .cc file, inside its anonymous namespace, behind leaves.h.
 
-// Leaves of groups [first_group, first_group + groups) of P panels for R rows; codes [groups][stride].
+// Leaves of `task` for R of its rows, from `row` on, in P panels.
 template <bool exact, bool int4, int R, int P>
-__attribute__((noinline)) void LeafTile(const Matrix& m, const Panels& at, int64_t first_group,
-                                        int64_t groups, const PreparedRow* codes, int64_t stride,
-                                        const int32_t* rows, const LeafSums& to) {
+__attribute__((noinline)) void LeafTile(const LeafTask& task, const Panels& at, int64_t row,
+                                        const LeafSums& to) {
+  const Matrix& m = *task.down;
+  const int32_t* rows = task.rows + row;
   Fixed fixed[P * R];
   alignas(64) float totals[P * R * kLanes];  // of a group of several terms, or without the contract of all
   for (int i = 0; i < P * R; ++i) {
     fixed[i] = ZeroFixed();
     Store(totals + i * kLanes, Zero());
   }
-  for (int64_t g = 0; g < groups; ++g) {
-    const int32_t begin = m.first_term[first_group + g], end = m.first_term[first_group + g + 1];
+  for (int64_t g = 0; g < task.groups; ++g) {
+    const int64_t group = task.first_group + g;
+    const int32_t begin = m.first_term[group], end = m.first_term[group + 1];
     const int64_t base = m.terms[begin].first_octet;
-    const PreparedRow* own = codes + g * stride;
-    F leaves[P * R];
-    if (exact && end == begin + 1) {
+    const PreparedRow* codes = task.codes + g * task.count + row;
+    if (exact && !task.large && end == begin + 1) {
       // The product rounds as its sum with 0 does, but for the sign of a zero, which fixed point does not
-      // see.
-      ForTerm<int4, R, P>(m, at, m.terms[begin], base, first_group + g, own,
-                          [&](int i, F sum, F scale)
-                              __attribute__((always_inline)) { leaves[i] = Mul(sum, scale); });
-    } else {
-      for (int32_t t = begin; t < end; ++t)
-        AddTerm<int4, R, P>(m, at, m.terms[t], base, first_group + g, own, totals);
-      if (!exact) continue;
-      PACELINE_UNROLL
-      for (int i = 0; i < P * R; ++i) {
-        leaves[i] = Load(totals + i * kLanes);
-        Store(totals + i * kLanes, Zero());
-      }
-    }
-    // Magnitudes order as their bits do, infinities and NaN above all numbers.
-    I largest = ZeroI();
-    PACELINE_UNROLL
-    for (int i = 0; i < P * R; ++i) largest = MaxUnsigned(largest, CastI(Abs(leaves[i])));
-    if (__builtin_expect(Bits(LessI(largest, CastI(Set1(kLeafLimit)))) == 0xFFFF, 1)) {
-      PACELINE_UNROLL
-      for (int i = 0; i < P * R; ++i) AddFixed(fixed[i], leaves[i]);
+      // see. Nor does it see a leaf so small that it rounds otherwise in larger units.
+      ForTerm<int4, R, P, true>(m, at, m.terms[begin], base, group, codes,
+                                [&](int i, F sum, F scale)
+                                    __attribute__((always_inline)) { AddUnits(fixed[i], Mul(sum, scale)); });
       continue;
     }
+    for (int32_t t = begin; t < end; ++t) AddTerm<int4, R, P>(m, at, m.terms[t], base, group, codes, totals);
+    if (!exact) continue;
     PACELINE_UNROLL
-    for (int i = 0; i < P * R; ++i)
-      AddChecked(leaves[i], to.hidden - (at.panel + i / R) * kLanes, fixed[i], to.row_errors + rows[i % R]);
+    for (int i = 0; i < P * R; ++i) {
+      const F leaf = Load(totals + i * kLanes);
+      Store(totals + i * kLanes, Zero());
+      if (task.large) {
+        AddChecked(leaf, to.hidden - (at.panel + i / R) * kLanes, fixed[i], to.row_errors + rows[i % R]);
+      } else {
+        AddFixed(fixed[i], leaf);
+      }
+    }
   }
   for (int p = 0; p < P; ++p) {
     const int64_t output = (at.panel + p) * kLanes, left = to.hidden - output;
@@ -60,24 +53,21 @@ __attribute__((noinline)) void LeafTile(const Matrix& m, const Panels& at, int64
   }
 }
 template <bool exact, bool int4, int P>
-PACELINE_INLINE void LeafTileOf(int64_t tile, const Matrix& m, const Panels& at, int64_t first_group,
-                                int64_t groups, const PreparedRow* codes, int64_t stride, const int32_t* rows,
+PACELINE_INLINE void LeafTileOf(int64_t tile, const LeafTask& task, const Panels& at, int64_t row,
                                 const LeafSums& to) {
   switch (tile) {
     case 1:
-      return LeafTile<exact, int4, 1, P>(m, at, first_group, groups, codes, stride, rows, to);
+      return LeafTile<exact, int4, 1, P>(task, at, row, to);
     case 2:
-      return LeafTile<exact, int4, 2, P>(m, at, first_group, groups, codes, stride, rows, to);
+      return LeafTile<exact, int4, 2, P>(task, at, row, to);
     case 3:
-      return LeafTile<exact, int4, 3, P>(m, at, first_group, groups, codes, stride, rows, to);
+      return LeafTile<exact, int4, 3, P>(task, at, row, to);
     case 4:
-      return LeafTile<exact, int4, 4, P>(m, at, first_group, groups, codes, stride, rows, to);
+      return LeafTile<exact, int4, 4, P>(task, at, row, to);
     case 5:
-      return LeafTile<exact, int4, (kCodeRows < 5 ? 1 : 5), P>(m, at, first_group, groups, codes, stride,
-                                                               rows, to);
+      return LeafTile<exact, int4, (kCodeRows < 5 ? 1 : 5), P>(task, at, row, to);
     default:
-      return LeafTile<exact, int4, (kCodeRows < 6 ? 1 : 6), P>(m, at, first_group, groups, codes, stride,
-                                                               rows, to);
+      return LeafTile<exact, int4, (kCodeRows < 6 ? 1 : 6), P>(task, at, row, to);
   }
 }
 
@@ -96,11 +86,9 @@ PACELINE_INLINE void DownByTiles(const LeafTask& task, int64_t begin, int64_t en
       const int64_t tile = TileRows(task.count - row);
       const Panels at{panel, then, t, tiles};
       if (wide == 1) {
-        LeafTileOf<exact, int4, 1>(tile, m, at, task.first_group, task.groups, task.codes + row, task.count,
-                                   task.rows + row, to);
+        LeafTileOf<exact, int4, 1>(tile, task, at, row, to);
       } else {
-        LeafTileOf<exact, int4, kCodePanels>(tile, m, at, task.first_group, task.groups, task.codes + row,
-                                             task.count, task.rows + row, to);
+        LeafTileOf<exact, int4, kCodePanels>(tile, task, at, row, to);
       }
       row += tile;
     }

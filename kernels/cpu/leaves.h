@@ -10,6 +10,9 @@ struct LeafSums {
   float* loose;         // [rows, hidden]
 };
 
+// A bound on leaves below this is one on what fp32 makes of them, whatever its roundings.
+constexpr float kSurelySmall = kLeafLimit / 2;
+
 // Adds 16 leaves of a row, of which `left` exist.
 PACELINE_INLINE void AddSums(const Fixed& fixed, int64_t left, int64_t* sums) {
   if (left >= 16) {
@@ -35,6 +38,7 @@ struct LeafTask {
   const PreparedRow* codes;  // [groups][count]
   const int32_t* rows;       // [count], of the sums
   int64_t count;
+  bool large;  // a leaf may be too large, or no number
 };
 
 // Hidden outputs [begin, end), a panel at a time, every leaf on its way to the sums at once.

@@ -36,11 +36,16 @@ void PackScales(const PlainLinear& w, PackedMatrix& to) {
   Matrix& m = to.view;
   const int64_t count = m.panels() * m.groups * kLanes;
   bool f16 = true, bf16 = true;
+  float largest = 0;
   for (float s : w.scales) {
     uint16_t half;
+    largest = std::fabs(s) <= largest ? largest : std::fabs(s);  // NaN is the largest
     f16 = f16 && ToF16Exactly(s, &half);
     bf16 = bf16 && (std::bit_cast<uint32_t>(s) & 0xFFFF) == 0;
   }
+  const float deviation = w.format == WeightFormat::kInt4 ? 15.0f : 255.0f;
+  m.reach =
+      largest * (deviation * static_cast<float>(kActivationGroup) * TopCode(ActivationContract::kInt16));
   m.scale_format = f16 ? ScaleFormat::kF16 : bf16 ? ScaleFormat::kBF16 : ScaleFormat::kF32;
   const bool wide = m.scale_format == ScaleFormat::kF32;
   uint8_t* memory = to.scales.Allocate(count * (wide ? 4 : 2));
@@ -230,16 +235,8 @@ absl::StatusOr<std::unique_ptr<LinearPacker>> StartLinear(const PlainLinear& for
 }
 
 absl::StatusOr<std::unique_ptr<Expert>> PackExpert(PlainExpert plain) {
-  CHECK_EQ(plain.gate.outputs, plain.down.inputs);
-  CHECK_EQ(plain.up.outputs, plain.down.inputs);
   auto expert = std::make_unique<PackedExpert>();
-  expert->hidden = plain.gate.inputs;
-  expert->columns = plain.down.inputs;
-  expert->first_group = static_cast<int32_t>(plain.down.first_input / kActivationGroup);
-  expert->groups = static_cast<int32_t>(ActivationGroups(plain.down.inputs));
-  expert->gate_format = plain.gate.format;
-  expert->up_format = plain.up.format;
-  expert->down_format = plain.down.format;
+  expert->Describe(plain);
   const std::pair<const PlainLinear*, PackedMatrix*> parts[] = {
       {&plain.gate, &expert->gate}, {&plain.up, &expert->up}, {&plain.down, &expert->down}};
   for (const auto& [from, to] : parts) {

@@ -37,6 +37,8 @@ struct Matrix {
   const uint8_t* zeros = nullptr;  // INT4 with zeros: [panels][groups][16]; else null
   int32_t zero = 0;                // of every code when zeros is null: 8 or 128
   ScaleFormat scale_format = ScaleFormat::kF32;
+  float reach =
+      0;  // integer: no sum over kActivationGroup inputs with codes of scale 1 is larger; may be inf, NaN
   int64_t groups = 0;
   const Term* terms = nullptr;          // ascending
   const int32_t* first_term = nullptr;  // [activation groups + 1]

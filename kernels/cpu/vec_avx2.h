@@ -70,7 +70,6 @@ template <int n>
 PACELINE_INLINE I Sra(I x) {
   return {_mm256_srai_epi32(x.a, n), _mm256_srai_epi32(x.b, n)};
 }
-PACELINE_INLINE I MaxUnsigned(I x, I y) { return {_mm256_max_epu32(x.a, y.a), _mm256_max_epu32(x.b, y.b)}; }
 PACELINE_INLINE M LessI(I x, I y) { return {_mm256_cmpgt_epi32(y.a, x.a), _mm256_cmpgt_epi32(y.b, x.b)}; }
 PACELINE_INLINE M EqualI(I x, I y) { return {_mm256_cmpeq_epi32(x.a, y.a), _mm256_cmpeq_epi32(x.b, y.b)}; }
 // Ordered: false where one is NaN.
@@ -153,6 +152,29 @@ PACELINE_INLINE void StoreLow16(void* p, I x) {
   const __m256i packed = _mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low));
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xD8));
 }
+// The lanes a and b of every pair at a distance of 1, 2, 4, 8 become a + b and a - b.
+template <int upper>
+PACELINE_INLINE __m256 Butterfly(__m256 x, __m256 partners) {
+  return _mm256_blend_ps(_mm256_add_ps(partners, x), _mm256_sub_ps(partners, x), upper);
+}
+PACELINE_INLINE F ButterflyOne(F x) {
+  return {Butterfly<0xAA>(x.a, _mm256_permute_ps(x.a, 0xB1)),
+          Butterfly<0xAA>(x.b, _mm256_permute_ps(x.b, 0xB1))};
+}
+PACELINE_INLINE F ButterflyTwo(F x) {
+  return {Butterfly<0xCC>(x.a, _mm256_permute_ps(x.a, 0x4E)),
+          Butterfly<0xCC>(x.b, _mm256_permute_ps(x.b, 0x4E))};
+}
+PACELINE_INLINE F ButterflyFour(F x) {
+  return {Butterfly<0xF0>(x.a, _mm256_permute2f128_ps(x.a, x.a, 1)),
+          Butterfly<0xF0>(x.b, _mm256_permute2f128_ps(x.b, x.b, 1))};
+}
+PACELINE_INLINE F ButterflyEight(F x) { return {_mm256_add_ps(x.a, x.b), _mm256_sub_ps(x.a, x.b)}; }
+// Every byte of x, 0..15, becomes that entry of the table at p.
+PACELINE_INLINE I LookUpBytes(const uint8_t* p, I x) {
+  const __m256i table = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+  return {_mm256_shuffle_epi8(table, x.a), _mm256_shuffle_epi8(table, x.b)};
+}
 // Nearest even; the values fit.
 PACELINE_INLINE I RoundToInt(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 
@@ -228,6 +250,9 @@ PACELINE_INLINE void AddFixed(Fixed& sums, F x) {
   for (int i = 0; i < 4; ++i)
     sums.quarters[i] = _mm256_add_epi64(sums.quarters[i], ToFixed4(_mm256_cvtps_pd(quarters[i])));
 }
+// Nothing is gained by other units here.
+constexpr float kFixedUnits = 1.0f;
+PACELINE_INLINE void AddUnits(Fixed& sums, F x) { AddFixed(sums, x); }
 PACELINE_INLINE void AddTo(int64_t* to, const Fixed& sums) {
   for (int i = 0; i < 4; ++i) {
     __m256i* p = reinterpret_cast<__m256i*>(to + 4 * i);
@@ -260,6 +285,8 @@ PACELINE_INLINE F FromFixed(const int64_t* p) {
   return {pair(0), pair(2)};
 }
 
+// Queries whose integer sums over a panel of keys or values stay in registers.
+constexpr int kCodeQueries = 4;
 // Edge of a square of sums that stays in registers.
 constexpr int kTile = 2;
 

@@ -53,7 +53,6 @@ template <int n>
 PACELINE_INLINE I Sra(I x) {
   return _mm512_srai_epi32(x, n);
 }
-PACELINE_INLINE I MaxUnsigned(I x, I y) { return _mm512_max_epu32(x, y); }
 PACELINE_INLINE M LessI(I x, I y) { return _mm512_cmplt_epi32_mask(x, y); }
 PACELINE_INLINE M EqualI(I x, I y) { return _mm512_cmpeq_epi32_mask(x, y); }
 // Ordered: false where one is NaN.
@@ -147,6 +146,19 @@ PACELINE_INLINE void LoadFours(const float* p, F* to) {
 PACELINE_INLINE void StoreLow16(void* p, I x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x));
 }
+// The lanes a and b of every pair at a distance of 1, 2, 4, 8 become a + b and a - b.
+PACELINE_INLINE F Butterfly(F x, F partners, M upper) {
+  return _mm512_mask_sub_ps(_mm512_add_ps(partners, x), upper, partners, x);
+}
+PACELINE_INLINE F ButterflyOne(F x) { return Butterfly(x, _mm512_permute_ps(x, 0xB1), 0xAAAA); }
+PACELINE_INLINE F ButterflyTwo(F x) { return Butterfly(x, _mm512_permute_ps(x, 0x4E), 0xCCCC); }
+PACELINE_INLINE F ButterflyFour(F x) { return Butterfly(x, _mm512_shuffle_f32x4(x, x, 0xB1), 0xF0F0); }
+PACELINE_INLINE F ButterflyEight(F x) { return Butterfly(x, _mm512_shuffle_f32x4(x, x, 0x4E), 0xFF00); }
+// Every byte of x, 0..15, becomes that entry of the table at p.
+PACELINE_INLINE I LookUpBytes(const uint8_t* p, I x) {
+  const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), x);
+}
 // Nearest even; the values fit.
 PACELINE_INLINE I RoundToInt(F x) { return _mm512_cvtps_epi32(x); }
 
@@ -236,12 +248,18 @@ struct Fixed {
   __m512i low, high;
 };
 PACELINE_INLINE Fixed ZeroFixed() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
-// The product is exact, whatever x: a power of two, upwards.
-PACELINE_INLINE void AddFixed(Fixed& sums, F x) {
-  const F scaled = Mul(x, Set1(0x1p32f));
+// What AddUnits takes: x times this.
+constexpr float kFixedUnits = 0x1p32f;
+PACELINE_INLINE void AddUnits(Fixed& sums, F scaled) {
   sums.low = _mm512_add_epi64(sums.low, _mm512_cvtps_epi64(_mm512_castps512_ps256(scaled)));
-  sums.high = _mm512_add_epi64(sums.high, _mm512_cvtps_epi64(_mm512_extractf32x8_ps(scaled, 1)));
+  // By way of memory: the units that would take the halves apart are the ones that are busy.
+  alignas(64) float halves[16];
+  _mm512_store_ps(halves, scaled);
+  asm("" : "+m"(halves));
+  sums.high = _mm512_add_epi64(sums.high, _mm512_cvtps_epi64(_mm256_load_ps(halves + 8)));
 }
+// The product is exact, whatever x: a power of two, upwards.
+PACELINE_INLINE void AddFixed(Fixed& sums, F x) { AddUnits(sums, Mul(x, Set1(kFixedUnits))); }
 PACELINE_INLINE void AddTo(int64_t* to, const Fixed& sums) {
   _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), sums.low));
   _mm512_storeu_si512(to + 8, _mm512_add_epi64(_mm512_loadu_si512(to + 8), sums.high));
@@ -253,6 +271,8 @@ PACELINE_INLINE F FromFixed(const int64_t* p) {
   return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
 
+// Queries whose integer sums over a panel of keys or values stay in registers.
+constexpr int kCodeQueries = 8;
 // Edge of a square of sums that stays in registers.
 constexpr int kTile = 4;
 

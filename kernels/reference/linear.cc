@@ -24,16 +24,7 @@ absl::StatusOr<std::unique_ptr<Linear>> PackLinear(PlainLinear plain) {
 
 absl::StatusOr<std::unique_ptr<Expert>> PackExpert(PlainExpert plain) {
   auto expert = std::make_unique<PlainExpertWeights>();
-  CHECK_EQ(plain.gate.outputs, plain.down.inputs);
-  CHECK_EQ(plain.up.outputs, plain.down.inputs);
-  CHECK_EQ(plain.down.first_input % kActivationGroup, 0);
-  expert->hidden = plain.gate.inputs;
-  expert->columns = plain.down.inputs;
-  expert->first_group = static_cast<int32_t>(plain.down.first_input / kActivationGroup);
-  expert->groups = static_cast<int32_t>(ActivationGroups(plain.down.inputs));
-  expert->gate_format = plain.gate.format;
-  expert->up_format = plain.up.format;
-  expert->down_format = plain.down.format;
+  expert->Describe(plain);
   for (PlainLinear* w : {&plain.gate, &plain.up, &plain.down}) {
     OwnElements(*w);
     expert->bytes += static_cast<int64_t>(w->data.size() + 4 * w->scales.size() + w->zeros.size());

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/kv_codes.h"
 #include "kernels/reference/reference.h"
 #include "kernels/scalar_math.h"
 
@@ -34,6 +35,7 @@ float LoadKv(KvDtype dtype, const void* pages, int64_t at) {
 
 void WriteKv(ThreadPool&, const AttentionShape& shape, const KvPages& kv, std::span<const RowRun> runs,
              const float* k, const float* v) {
+  if (KvInCodes(kv.dtype)) return WriteKvCodes(shape, kv, runs, k, v);
   for (const RowRun& run : runs) {
     for (int32_t i = 0; i < run.rows; ++i) {
       const int64_t position = run.first_position + i;
@@ -51,6 +53,7 @@ void WriteKv(ThreadPool&, const AttentionShape& shape, const KvPages& kv, std::s
 
 void Attention(ThreadPool&, Workspace&, const AttentionShape& shape, const KvPages& kv,
                std::span<const RowRun> runs, const float* q, float* out) {
+  if (KvInCodes(kv.dtype)) return AttentionOverCodes(shape, kv, runs, q, out);
   const int32_t dim = shape.head_dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   std::vector<float> key(dim), o(dim), block_o(dim);  // [head_dim]

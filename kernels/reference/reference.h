@@ -64,6 +64,12 @@ void WriteKv(ThreadPool&, const AttentionShape& shape, const KvPages& kv, std::s
              const float* k, const float* v);
 void Attention(ThreadPool&, Workspace&, const AttentionShape& shape, const KvPages& kv,
                std::span<const RowRun> runs, const float* q, float* out);
+// The two of them for dtypes in codes, and the rotation of 4-bit ones.
+void WriteKvCodes(const AttentionShape& shape, const KvPages& kv, std::span<const RowRun> runs,
+                  const float* k, const float* v);
+void AttentionOverCodes(const AttentionShape& shape, const KvPages& kv, std::span<const RowRun> runs,
+                        const float* q, float* out);
+void RotateHead(float* x, int64_t dim);
 void SigmoidGate(ThreadPool&, const float* gate, int64_t row_stride, int64_t head_stride, int32_t rows,
                  int32_t heads, int32_t head_dim, float* out);
 void GatedDeltaNet(ThreadPool&, Workspace&, const GdnShape& shape, const GdnWeights& weights,

@@ -7,6 +7,7 @@ const KernelTable& ReferenceKernels() {
   namespace r = reference;
   static const KernelTable portable = {
       .name = "reference",
+      .kv_codes = true,
       .pack_linear = r::PackLinear,
       .pack_expert = r::PackExpert,
       .start_linear = r::StartLinear,

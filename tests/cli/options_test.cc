@@ -135,9 +135,14 @@ TEST_F(OptionsTest, EveryCommandOfTheContractIsThere) {
   EXPECT_EQ(score.top, 5);
   EXPECT_TRUE(score.json);
   EXPECT_EQ(score.head.options.kv_dtype, "fp32");
+  for (const std::string dtype : {"bf16", "int8", "int4"})
+    EXPECT_EQ(Get<ServeOptions>({"serve", "m", "--kv-dtype", dtype}).head.options.kv_dtype, dtype);
+  ExpectUsageError({"serve", "m", "--kv-dtype", "fp8"}, {"--kv-dtype", "int8", "int4"});
   EXPECT_EQ(score.head.cluster.placement, "sliced");
   EXPECT_EQ(Get<ScoreOptions>({"score", "m", "--tokens-json", "f", "--drafts", "4"}).drafts, 4);
   EXPECT_EQ(Get<BenchStepOptions>({"bench", "step", "m", "--rows", "1,4"}).rows, (std::vector<int>{1, 4}));
+  EXPECT_EQ(Get<BenchStepOptions>({"bench", "step", "m"}).context, 64);
+  EXPECT_EQ(Get<BenchStepOptions>({"bench", "step", "m", "--context", "262144"}).context, 262144);
   EXPECT_FALSE(
       Get<TokenizeOptions>({"tokenize", "m", "--text-file", "f", "--no-parse-special"}).parse_special);
   EXPECT_EQ(Get<TokenizeOptions>({"tokenize", "m", "--decode-json", "f", "--json"}).decode_json, "f");
@@ -300,6 +305,50 @@ TEST_F(OptionsTest, VerifyAndBenchDraftHaveTheDefaultsOfTheContract) {
   ExpectUsageError({"bench", "draft", "m", "--draft", "3", "--depths", "0,1"}, {"--draft", "--depths"});
   ExpectUsageError({"bench", "draft", "m", "--depths", "0,9"}, {"--depths", "9"});
   ExpectUsageError({"bench", "draft", "m", "--assume-acceptance", "1.5"}, {"--assume-acceptance", "1.5"});
+}
+
+TEST_F(OptionsTest, ChatTalksToTheLocalHeadUnlessToldElse) {
+  SetEnv("PACELINE_MODEL", "meant for heads");
+  EXPECT_EQ(Get<ChatOptions>({"chat"}).head.model, "grpc://127.0.0.1:50051");
+  const auto chat = Get<ChatOptions>({"chat", "DIR", "--local-workers", "2", "--think", "off", "--system",
+                                      "Be brief.", "--temperature", "0", "--seed", "3", "--max-tokens", "9"});
+  EXPECT_EQ(chat.head.model, "DIR");
+  EXPECT_EQ(chat.head.cluster.local_workers, 2);
+  EXPECT_EQ(chat.think, "off");
+  EXPECT_EQ(chat.system, "Be brief.");
+  EXPECT_EQ(chat.temperature, 0.0);
+  EXPECT_EQ(chat.seed, 3u);
+  EXPECT_EQ(chat.max_tokens, 9);
+  EXPECT_FALSE(chat.head.drafting.draft_given);
+  EXPECT_TRUE(Get<ChatOptions>({"chat", "http://h:1", "--draft", "off"}).head.drafting.draft_given);
+  for (const char* url : {"grpc://h:1", "http://h:1"})
+    ExpectUsageError({"chat", url, "--threads", "2"}, {"--threads", url, "paceline serve"});
+  ExpectUsageError({"chat", "--think", "maybe"}, {"--think", "auto|on|off", "maybe"});
+}
+
+TEST_F(OptionsTest, BenchServeIsAClosedLoopOrAnOpenOne) {
+  SetEnv("PACELINE_MODEL", "a directory");
+  SetEnv("PACELINE_URL", "grpc://h:1");
+  const auto plain = Get<BenchServeOptions>({"bench", "serve"});
+  EXPECT_EQ(plain.url, "http://127.0.0.1:8000");
+  EXPECT_EQ(plain.model, "");
+  EXPECT_EQ(plain.concurrency, (std::vector<int>{1}));
+  EXPECT_TRUE(plain.rates.empty());
+  const auto closed =
+      Get<BenchServeOptions>({"bench", "serve", "--url", "http://h:1", "--concurrency", "1,2,32"});
+  EXPECT_EQ(closed.concurrency, (std::vector<int>{1, 2, 32}));
+  const auto open = Get<BenchServeOptions>({"bench", "serve", "--rate", "0.5,10", "--duration", "2.5"});
+  EXPECT_EQ(open.rates, (std::vector<double>{0.5, 10}));
+  EXPECT_TRUE(open.concurrency.empty());
+  EXPECT_EQ(open.duration_s, 2.5);
+  ExpectUsageError({"bench", "serve", "--rate", "1", "--concurrency", "1"}, {"--rate", "one of the two"});
+  ExpectUsageError({"bench", "serve", "--rate", "0"}, {"--rate", "above 0"});
+  ExpectUsageError({"bench", "serve", "--duration", "-1"}, {"--duration", "above 0"});
+  ExpectUsageError({"bench", "serve", "--shared-prefix", "256"}, {"--shared-prefix", "fewer than 256"});
+  ExpectUsageError({"bench", "serve", "--prompts", "f", "--input-tokens", "9"},
+                   {"--prompts", "--input-tokens"});
+  ExpectUsageError({"bench", "serve", "--json", "--markdown"}, {"not both"});
+  ExpectUsageError({"bench", "serve", "--endpoint", "messages"}, {"chat|completions", "messages"});
 }
 
 TEST_F(OptionsTest, SizesAreBytesOrPowersOf1024) {

@@ -55,6 +55,19 @@ TEST(ChatTemplate, TheDemoModelsOwn) {
   EXPECT_EQ((*chat)->Apply(request)->text, "<|im_start|>user\nHi<|im_end|>\n");
 }
 
+TEST(ChatMessages, AsJsonTheyAreReadBack) {
+  const Json messages = Json::parse(R"([{"role":"system","content":[{"type":"text","text":"a"}]},
+      {"role":"user","content":"b","name":"Nora"},
+      {"role":"assistant","content":null,"reasoning_content":"c","tool_calls":[
+        {"id":"call_1","type":"function","function":{"name":"f","arguments":"{\"x\": 1}"}}]},
+      {"role":"tool","content":"d","tool_call_id":"call_1"}])");
+  const auto read = ChatMessagesFromJson(messages);
+  ASSERT_TRUE(read.ok()) << read.status();
+  const Json written = ChatMessagesToJson(*read);
+  // Members in whatever order.
+  EXPECT_EQ(nlohmann::json::parse(written.dump()), nlohmann::json::parse(messages.dump()));
+}
+
 TEST(ChatTemplate, RefusalsNameTheFieldAndTheReason) {
   const auto chat = ChatTemplate::Load(PACELINE_SOURCE_DIR "/deploy/demo-model");
   ASSERT_TRUE(chat.ok());

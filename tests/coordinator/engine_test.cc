@@ -352,6 +352,58 @@ TEST_F(EngineTest, PreemptedStreamsRepeatNothing) {
   EXPECT_EQ(trunk.live(), 0);
 }
 
+// A generation and the scores of its prompt.
+class ScoredQueue final : public GenerationSink {
+ public:
+  void OnStarted(const GenerationStarted&) override {}
+  void OnPrompt(std::vector<PromptToken> tokens) override {
+    EXPECT_TRUE(prompt.empty()) << "told twice";
+    EXPECT_EQ(generated, 0) << "told behind the first token";
+    prompt = std::move(tokens);
+  }
+  void OnTokens(std::vector<GeneratedToken> tokens) override { generated += tokens.size(); }
+  void OnFinished(const GenerationEnd& end) override { done.set_value(end.status); }
+
+  std::vector<PromptToken> prompt;
+  size_t generated = 0;
+  std::promise<absl::Status> done;
+};
+
+// Prompts that have to stop in the middle, and some behind a text that is cached, are scored row by row, each
+// row once.
+TEST_F(EngineTest, AScoredPromptSurvivesGivingWay) {
+  TrunkInfo info = FakeTrunk::SmallInfo();
+  info.pages = 4;
+  info.snapshots = 4;
+  FakeTrunk trunk(info, 64, FakeTrunk::Hash(100));
+  Engine engine({&trunk, &tokenizer_, &cluster_}, {}, {});
+  engine.Start();
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 12; ++i) {
+    clients.emplace_back([&, i] {
+      std::vector<TokenId> prompt;
+      for (int n = 0; n < 1 + i * 60; ++n) prompt.push_back((n * 7 + n / 9) % 100);  // they begin alike
+      GenerateRequest request = Ids(prompt, 300 + i);
+      request.priority = i % 4;
+      if (i % 3 != 0) request.prompt_top = i % 2;
+      const auto queue = std::make_shared<ScoredQueue>();
+      ASSERT_TRUE(engine.Submit(std::move(request), queue).ok());
+      ASSERT_TRUE(queue->done.get_future().get().ok());
+      EXPECT_EQ(queue->generated, static_cast<size_t>(300 + i));
+      ASSERT_EQ(queue->prompt.size(), i % 3 != 0 ? prompt.size() : 0u);
+      for (size_t n = 1; n < queue->prompt.size(); ++n) {
+        EXPECT_EQ(queue->prompt[n].id, prompt[n]);
+        EXPECT_EQ(queue->prompt[n].logprob, FakeTrunk::ScoreOf(prompt[n - 1], prompt[n])) << n;
+        EXPECT_EQ(queue->prompt[n].top.size(), static_cast<size_t>(i % 2));
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_GT(engine.stats().scheduling.preemptions, 0);
+  EXPECT_EQ(engine.stats().pages_used, 0);
+  EXPECT_EQ(trunk.live(), 0);
+}
+
 TEST_F(EngineTest, TheNextTurnGoesOnFromTheLast) {
   TrunkInfo info = FakeTrunk::SmallInfo();
   info.snapshots = 8;

@@ -210,6 +210,19 @@ absl::StatusOr<StepResult> FakeTrunk::Run(const StepPlan& plan) {
     SequenceResult out;
     out.sequence = rows.sequence;
     if (row_error) out.status = row_error(rows, state.fed);
+    if (out.status.ok() && !rows.targets.empty()) {
+      // What a row would say of a target: a number of the two tokens, so that a wrong place shows.
+      EXPECT_EQ(rows.targets.size(), rows.tokens.size());
+      EXPECT_EQ(rows.sampled_rows, 0) << "a row that is scored draws nothing";
+      for (size_t i = 0; i < rows.targets.size(); ++i) {
+        RowResult row;
+        row.token = rows.targets[i];
+        row.logprob = ScoreOf(rows.tokens[i], rows.targets[i]);
+        row.rank = 1 + rows.targets[i];
+        for (int32_t k = 0; k < rows.top; ++k) row.top.push_back({k, -1.0f - static_cast<float>(k)});
+        out.rows.push_back(row);
+      }
+    }
     if (out.status.ok() && rows.sampled_rows == 1) {
       state.prefilling = false;
       out.drafted = right_drafts ? rows.draft_depth : 0;

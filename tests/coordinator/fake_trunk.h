@@ -23,6 +23,10 @@ class FakeTrunk final : public Trunk {
 
   FakeTrunk(TrunkInfo info, int32_t prefill_chunk, Model model);
 
+  // What is said of `target` behind `token` where rows are scored.
+  static float ScoreOf(TokenId token, TokenId target) {
+    return -static_cast<float>(100 * token + target) / 1024.0f;
+  }
   static TrunkInfo SmallInfo();
   // A model without meaning: every token of the prefix matters.
   static Model Hash(int64_t vocab);

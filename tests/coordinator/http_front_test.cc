@@ -77,7 +77,7 @@ class HttpFrontTest : public ::testing::Test {
     auto chat_template = ChatTemplate::Create(kTemplate);
     ASSERT_TRUE(chat_template.ok()) << chat_template.status();
     chat_template_ = *std::move(chat_template);
-    options_.version = "1.2.3";
+    options_.metrics.version = "1.2.3";
   }
   void TearDown() override {
     gate_.release(1 << 19);
@@ -403,6 +403,38 @@ TEST_F(HttpFrontTest, LogprobsOfBothEndpoints) {
   EXPECT_TRUE(content[0].contains("top_logprobs"));
 }
 
+TEST_F(HttpFrontTest, ThePromptIsScoredWhereAsked) {
+  prompt_tokens_ = 3;
+  Says("xy", 3);
+  StartFront();
+  const TokenId b = tokenizer_.Encode("b", true)->front();
+  const Json echoed = Json::parse(
+      Post("/v1/completions", {{"prompt", "abc"}, {"logprobs", 1}, {"echo", true}, {"max_tokens", 2}}).body);
+  const Json& choice = echoed["choices"][0];
+  EXPECT_EQ(choice["text"], "abcxy");
+  EXPECT_EQ(choice["logprobs"]["tokens"], Json({"a", "b", "c", "x", "y"}));
+  EXPECT_EQ(choice["logprobs"]["text_offset"], Json({0, 1, 2, 3, 4}));
+  EXPECT_EQ(choice["logprobs"]["token_logprobs"][0], nullptr);
+  EXPECT_EQ(choice["logprobs"]["token_logprobs"][2].get<float>(), FakeTrunk::ScoreOf(b, b + 1));
+  EXPECT_FALSE(choice.contains("prompt_logprobs"));
+
+  const Json scored = Json::parse(
+      Post("/v1/completions", {{"prompt", "abc"}, {"prompt_logprobs", 1}, {"max_tokens", 2}}).body);
+  const Json& list = scored["choices"][0]["prompt_logprobs"];
+  ASSERT_EQ(list.size(), 3u) << scored;
+  EXPECT_EQ(list[0], nullptr);
+  EXPECT_EQ(list[1].size(), 2u) << "the token itself and the likeliest";
+  EXPECT_EQ(list[1][std::to_string(b)]["decoded_token"], "b");
+  EXPECT_EQ(list[1][std::to_string(b)]["rank"], 1 + b);
+  const RawAnswer streamed =
+      Post("/v1/completions", {{"prompt", "abc"}, {"prompt_logprobs", 1}, {"stream", true}});
+  EXPECT_EQ(streamed.status, 400);
+  EXPECT_EQ(Json::parse(streamed.body)["error"]["param"], "prompt_logprobs");
+  EXPECT_EQ(Json::parse(
+                Post("/v1/completions", {{"prompt", "abc"}, {"prompt_logprobs", 21}}).body)["error"]["param"],
+            "prompt_logprobs");
+}
+
 TEST_F(HttpFrontTest, AChatThinksAndAnswers) {
   Says("because</think>\n\nyes", std::string("user: why?\nassistant: <think>\n").size());
   StartFront();
@@ -695,10 +727,10 @@ TEST(ApiKeysTest, File) {
   const auto keys = ApiKeys::Parse("# who may\nann   0123456789\n\n  abcdefghij # nobody's\n", "keys");
   ASSERT_TRUE(keys.ok()) << keys.status();
   EXPECT_EQ(keys->size(), 2u);
-  HttpRequest request;
-  request.headers = {{"authorization", "Bearer abcdefghij"}};
-  ASSERT_NE(keys->NameOf(request), nullptr);
-  EXPECT_EQ(*keys->NameOf(request), "key-2");
+  ASSERT_NE(keys->NameOf("Bearer abcdefghij", ""), nullptr);
+  EXPECT_EQ(*keys->NameOf("Bearer abcdefghij", ""), "key-2");
+  EXPECT_EQ(*keys->NameOf("Bearer abcdefghij", "0123456789"), "ann");
+  EXPECT_EQ(keys->NameOf("Bearer abcdefghi", ""), nullptr);
   const auto message = [](std::string_view text) {
     return std::string(ApiKeys::Parse(text, "keys").status().message());
   };

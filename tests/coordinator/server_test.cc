@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "coordinator/api_error.h"
+#include "coordinator/api_keys.h"
 #include "coordinator/chat_template.h"
 #include "coordinator/client.h"
 #include "coordinator/generation.h"
@@ -19,6 +20,7 @@
 #include "coordinator/server_stream.h"
 #include "coordinator/status_wire.h"
 #include "gmock/gmock.h"
+#include "google/protobuf/descriptor.h"
 #include "google/rpc/error_details.pb.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "grpcpp/create_channel.h"
@@ -104,6 +106,23 @@ class ServerTest : public ::testing::Test {
       gate_.acquire();
       return absl::OkStatus();
     };
+  }
+  // What a call of any method with an empty message ends with.
+  static grpc::StatusCode CodeOf(grpc::GenericStub& stub, const std::string& method,
+                                 const std::string& authorization) {
+    grpc::ClientContext context;
+    if (!authorization.empty()) context.AddMetadata("authorization", authorization);
+    grpc::CompletionQueue queue;
+    const grpc::Slice nothing;
+    const auto call = stub.PrepareUnaryCall(&context, method, grpc::ByteBuffer(&nothing, 1), &queue);
+    call->StartCall();
+    grpc::ByteBuffer answer;
+    grpc::Status status;
+    call->Finish(&answer, &status, nullptr);
+    void* tag = nullptr;
+    bool ok = false;
+    EXPECT_TRUE(queue.Next(&tag, &ok));
+    return status.error_code();
   }
   HealthCheckResponse::ServingStatus Health(const std::string& name) {
     grpc::ClientContext context;
@@ -367,23 +386,136 @@ TEST_F(ServerTest, WhatCannotBeIsNamed) {
   EXPECT_EQ(reason_of(request).field, "token_ids");
 }
 
-TEST_F(ServerTest, WhatIsStillToComeIsUnimplementedByName) {
+TEST_F(ServerTest, AChatNeedsATemplate) {
   Ready();
-  const auto check = [&](const char* field, const std::function<void(pb::GenerateRequest*)>& set) {
-    pb::GenerateRequest request = Request(1);
-    set(&request);
-    const grpc::Status status = Refusal(request);
-    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED) << field;
-    EXPECT_THAT(status.error_message(), HasSubstr(field));
-    EXPECT_EQ(FactsOf(FromGrpc(status)).reason, "FEATURE_DISABLED");
-  };
-  check("chat", [](auto* r) { r->mutable_chat(); });
-  check("response.prompt_logprobs", [](auto* r) { r->mutable_response()->set_prompt_logprobs(0); });
+  pb::GenerateRequest request = Request(1);
+  request.mutable_chat();
+  const grpc::Status status = Refusal(request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::UNIMPLEMENTED);
+  EXPECT_THAT(status.error_message(), HasSubstr("chat"));
+  EXPECT_EQ(FactsOf(FromGrpc(status)).reason, "FEATURE_DISABLED");
   pb::GenerateRequest neutral = Request(1);
   neutral.mutable_sampling()->set_presence_penalty(0);
   neutral.mutable_sampling()->set_repetition_penalty(1);
   neutral.mutable_sampling()->set_num_sequences(1);
   EXPECT_TRUE(Refusal(neutral).ok()) << "values that change nothing are fine";
+}
+
+TEST_F(ServerTest, ThePromptIsScoredWhereAsked) {
+  Ready();
+  pb::GenerateRequest request = Request(2);
+  request.mutable_token_ids()->clear_ids();
+  for (uint32_t i = 0; i < 300; ++i) request.mutable_token_ids()->add_ids((7 * i + 3) % 100);
+  request.mutable_response()->set_prompt_logprobs(2);
+  request.mutable_sampling()->set_num_sequences(2);
+  for (int run = 0; run < 2; ++run) {  // the second time the text is in the prefix cache
+    pb::GenerateResponse response;
+    ASSERT_TRUE(Generate(request, &response).ok());
+    ASSERT_EQ(response.prompt().tokens_size(), 300);
+    EXPECT_EQ(response.completed().usage().cached_prompt_tokens(), 0u);
+    const pb::Token& first = response.prompt().tokens(0);
+    EXPECT_EQ(first.id(), 3u);
+    EXPECT_FALSE(first.has_logprob());
+    EXPECT_FALSE(first.has_rank());
+    for (int i = 1; i < 300; ++i) {
+      const pb::Token& token = response.prompt().tokens(i);
+      const auto before = static_cast<TokenId>(request.token_ids().ids(i - 1));
+      EXPECT_EQ(token.id(), request.token_ids().ids(i));
+      EXPECT_EQ(token.logprob(), FakeTrunk::ScoreOf(before, static_cast<TokenId>(token.id()))) << i;
+      EXPECT_EQ(token.rank(), token.id() + 1);
+      EXPECT_EQ(token.candidates_size(), 2);
+    }
+    EXPECT_EQ(response.outputs(0).tokens_size(), 2);
+    EXPECT_EQ(response.outputs(1).tokens_size(), 2);
+  }
+  // One token has nothing in front of it that could say anything.
+  request.mutable_token_ids()->mutable_ids()->Truncate(1);
+  pb::GenerateResponse alone;
+  ASSERT_TRUE(Generate(request, &alone).ok());
+  ASSERT_EQ(alone.prompt().tokens_size(), 1);
+  EXPECT_FALSE(alone.prompt().tokens(0).has_logprob());
+
+  request.mutable_response()->set_prompt_logprobs(21);
+  EXPECT_EQ(FactsOf(FromGrpc(Refusal(request))).field, "response.prompt_logprobs");
+}
+
+TEST_F(ServerTest, UsageComesWithEveryMessageWhereAsked) {
+  Ready();
+  pb::GenerateStreamRequest request;
+  *request.mutable_request() = Request(7);
+  request.mutable_request()->mutable_response()->set_usage_every_chunk(true);
+  request.mutable_request()->mutable_response()->set_stream_interval_tokens(3);
+  request.mutable_request()->mutable_response()->set_prompt_logprobs(0);
+  grpc::ClientContext context;
+  const auto reader = stub_->GenerateStream(&context, request);
+  pb::GenerateStreamResponse event;
+  std::vector<uint32_t> counts;
+  std::string order;
+  while (reader->Read(&event)) {
+    order += event.has_started() ? 's' : event.has_prompt() ? 'p' : event.has_tokens() ? 't' : '.';
+    if (!event.has_tokens()) continue;
+    EXPECT_EQ(event.tokens().usage().prompt_tokens(), 2u);
+    EXPECT_EQ(event.tokens().usage().total_tokens(), 2 + event.tokens().usage().completion_tokens());
+    counts.push_back(event.tokens().usage().completion_tokens());
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_THAT(counts, ::testing::ElementsAre(3, 6, 7));
+  EXPECT_EQ(order, "spttt..");
+}
+
+TEST_F(ServerTest, KeysOpenEverythingButHealth) {
+  ApiOptions options;
+  options.keys = *ApiKeys::Parse("ann secret-of-ann\nben secret-of-ben", "keys");
+  ApiServer server(*engine_, cluster_, nullptr, options);
+  const absl::StatusOr<int> port = server.Start("127.0.0.1", 0);
+  ASSERT_TRUE(port.ok()) << port.status();
+  server.SetServing(true);
+  const std::string address = "127.0.0.1:" + std::to_string(*port);
+  const auto channel = grpc::CreateChannel(address, grpc::InsecureChannelCredentials());
+  grpc::GenericStub generic(channel);
+  // Every method of both services, by reflection, so that none is forgotten.
+  for (const char* const service : {kInferenceServiceName, "paceline.control.v1.ControlService"}) {
+    const auto* descriptor = google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(service);
+    ASSERT_NE(descriptor, nullptr);
+    for (int i = 0; i < descriptor->method_count(); ++i) {
+      for (const char* const key : {"", "Bearer secret-of-nobody"}) {
+        const std::string method = std::string("/") + service + "/" + descriptor->method(i)->name();
+        EXPECT_EQ(CodeOf(generic, method, key), grpc::StatusCode::UNAUTHENTICATED) << method;
+      }
+    }
+  }
+  const auto health = grpc::health::v1::Health::NewStub(channel);
+  grpc::ClientContext context;
+  HealthCheckResponse healthy;
+  EXPECT_TRUE(health->Check(&context, {}, &healthy).ok());
+
+  EXPECT_EQ(ApiClient(address).Status(kLimit).status().code(), absl::StatusCode::kUnauthenticated);
+  EXPECT_TRUE(ApiClient(address, "secret-of-ann").Status(kLimit).ok());
+  GenerateRequest request;
+  request.input = std::vector<TokenId>{1, 2};
+  request.stopping.max_tokens = 3;
+  request.request_id = "anns";
+  EXPECT_TRUE(ApiClient(address, "secret-of-ann").Generate(request).ok());
+  // A stream belongs to its key.
+  const auto stub = pb::InferenceService::NewStub(channel);
+  const auto resume = [&](const std::string& key) {
+    grpc::ClientContext call;
+    call.AddMetadata("authorization", "Bearer " + key);
+    pb::ResumeGenerationRequest again;
+    again.set_request_id("anns");
+    const auto reader = stub->ResumeGeneration(&call, again);
+    pb::ResumeGenerationResponse event;
+    while (reader->Read(&event)) {
+    }
+    return reader->Finish().error_code();
+  };
+  EXPECT_EQ(resume("secret-of-ann"), grpc::StatusCode::OK);
+  EXPECT_EQ(resume("secret-of-ben"), grpc::StatusCode::NOT_FOUND);
+  const auto text = ApiClient(address, "secret-of-ben").Metrics(kLimit);
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_NE(text->find("ControlService/GetLoad\",code=\"UNAUTHENTICATED\",model=\"fake\"} 2\n"),
+            std::string::npos);
+  server.Stop(kLimit);
 }
 
 TEST_F(ServerTest, SeveralAnswersAreSeveralOutputs) {

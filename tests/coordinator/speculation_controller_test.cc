@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 #include <random>
 
 #include "gmock/gmock.h"
@@ -320,6 +321,32 @@ TEST(SpeculationController, AdversarialTextCostsAtMostThreePercent) {
       const Outcome got = Simulation(world).Run(4096);
       EXPECT_GE(got.rate(), 0.97 * StaticRate(world, 0)) << costs.name << ", batch " << batch;
     }
+  }
+}
+
+// Whoever serves text that nobody can guess pays for finding out once, not with every request.
+TEST(SpeculationController, WhatFailedManyRequestsIsAskedOnceByTheNext) {
+  for (const Costs& costs : {Flat(), Steep(), Cliffs(), Cpu()}) {
+    World world{costs, Constant(0)};
+    // Two sources, each with trials of its own.
+    world.offers = {{DraftSource::kMtp, kMaxDraft, 0}, {DraftSource::kSuffix, kMaxDraft, 4}};
+    Simulation simulation(world);
+    for (simulation.first_id = 1; simulation.first_id <= 30; ++simulation.first_id) simulation.Run(100);
+    double seconds = 0, tokens = 0;
+    int drafts = 0;
+    for (; simulation.first_id <= 40; ++simulation.first_id) {
+      const Outcome got = simulation.Run(384);
+      seconds += got.seconds;
+      tokens += got.tokens;
+      drafts = std::accumulate(got.depths.begin(), got.depths.end(), drafts);
+    }
+    EXPECT_GT(drafts, 0) << costs.name << ": no request may be given up unseen";
+    EXPECT_GE(tokens / seconds, 0.985 * StaticRate(world, 0)) << costs.name;
+    // And a text that can be guessed is found out all the same.
+    world.process = Constant(0.85);
+    simulation.Turn(world.process);
+    const Outcome found = simulation.Run(384);
+    EXPECT_GE(found.rate(), 0.93 * StaticRate(world, BestStatic(world))) << costs.name;
   }
 }
 

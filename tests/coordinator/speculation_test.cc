@@ -392,7 +392,10 @@ TEST_F(DraftedEngine, AutoMeasuresOnceBeforeTheFirstRequestAndDrafts) {
   EXPECT_LT(trunk_.steps() - measured, 80) << "drafts that are always right are used to the full";
   EXPECT_EQ(result->end.speculation.method, "mtp");
 
-  const std::string text = MetricsText(engine.stats(), engine.info());
+  MetricsSnapshot now;
+  now.engine = engine.stats();
+  now.model = engine.info();
+  const std::string text = MetricsText(now);
   const SpeculationStats& stats = result->end.speculation;
   const std::string labels = "{engine=\"0\",model_name=\"fake\"} ";
   EXPECT_THAT(text, HasSubstr("# TYPE vllm:spec_decode_num_drafts_total counter"));
@@ -409,8 +412,8 @@ TEST_F(DraftedEngine, AutoMeasuresOnceBeforeTheFirstRequestAndDrafts) {
                               std::to_string(stats.steps) + "\n"));
   EXPECT_THAT(text, HasSubstr("paceline_draft_depth_count{model=\"fake\"} " +
                               std::to_string(stats.decode_steps) + "\n"));
-  EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"0\",le=\"2\"} 0\n"));
-  EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{model=\"fake\",layer=\"1\",le=\"128\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{layer=\"0\",model=\"fake\",le=\"2\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("paceline_distinct_experts_bucket{layer=\"1\",model=\"fake\",le=\"128\"} 0\n"));
 }
 
 TEST_F(DraftedEngine, ADrafterThatBringsNothingIsSoonLeftAlone) {

@@ -1,8 +1,17 @@
 """The public gRPC API of a head with two worker processes, seen from Python: tokens, seeds, streams, errors."""
 import json
+import struct
+import tempfile
 
 import harness
 from harness import SERVING, Client, Head, api, cli_generate, control_pb2, error_details, grpc, prompt, request, stream_ids
+
+DEMO = harness.ROOT / "deploy/demo-model"
+
+
+def fp32(number):
+    """The fp32 number that was printed so that it reads back."""
+    return struct.unpack("f", struct.pack("f", number))[0]
 
 
 class Api(harness.TestCase):
@@ -197,6 +206,164 @@ class Chat(harness.TestCase):
         self.assertIn("The system message must come first.", error.details())
         _, fields = error_details(error)
         self.assertEqual(list(fields), ["chat.messages"])
+
+
+class Channels(harness.TestCase):
+    """A chat over gRPC comes apart as it does over HTTP; a prompt is scored as `score` does it."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.head = Head("--local-workers", 2, model=DEMO).wait_ready()
+        cls.addClassCleanup(cls.head.close)
+        cls.client = harness.Client(cls.head.grpc)
+        cls.addClassCleanup(cls.client.close)
+
+    def chat(self, question, thinking=False, tools=(), system=None, max_tokens=400, **chat):
+        made = api.GenerateRequest()
+        messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": question}]
+        made.chat.json = json.dumps({"messages": messages, "tools": list(tools)})
+        made.chat.template_kwargs.update({"enable_thinking": thinking})
+        for name, value in chat.items():
+            setattr(made.chat, name, value)
+        made.sampling.temperature = 0
+        made.stopping.max_tokens = max_tokens
+        return made
+
+    def streamed(self, request):
+        """Text by channel, calls, and every event."""
+        events = list(self.client.stream(request))
+        text, calls, ids = {}, [], []
+        for event in events:
+            kind = event.WhichOneof("event")
+            if kind == "tokens":
+                self.assertIn(event.tokens.channel, ("content", "reasoning", "tool_call"))
+                text[event.tokens.channel] = text.get(event.tokens.channel, "") + "".join(t.text for t in event.tokens.tokens)
+                ids += [t.id for t in event.tokens.tokens if not t.continued]
+            elif kind == "tool_call":
+                call = event.tool_call
+                if call.id:
+                    self.assertEqual(call.index, len(calls))
+                    calls.append([call.name, ""])
+                calls[call.index][1] += call.arguments_fragment
+        return text, calls, ids, events
+
+    def test_reasoning_and_content(self):
+        request = self.chat("Sofia has 524 pumps and buys 861 more. How many pumps does she have now?", thinking=True)
+        text, calls, ids, events = self.streamed(request)
+        self.assertIn("1385", text["content"])
+        self.assertTrue(text["reasoning"])
+        self.assertNotIn("think>", text["content"] + text["reasoning"])
+        self.assertEqual((text["content"], text["reasoning"]), (text["content"].strip(), text["reasoning"].strip()))
+        usage = events[-1].completed.usage
+        self.assertEqual(len(ids), usage.completion_tokens)
+        self.assertTrue(0 < usage.reasoning_tokens < usage.completion_tokens)
+        whole = self.client.generate(request)
+        self.assertEqual((whole.outputs[0].text, whole.outputs[0].reasoning), (text["content"], text["reasoning"]))
+        self.assertEqual([t.id for t in whole.outputs[0].tokens if not t.continued], ids)
+        # As the model wrote it, where that is wanted.
+        request.response.split_channels = False
+        raw, _, same, _ = self.streamed(request)
+        self.assertEqual(set(raw), {"content"})
+        self.assertEqual(same, ids)
+        self.assertIn("</think>", raw["content"])
+        self.assertIn(text["reasoning"], raw["content"])
+
+    def test_tool_calls(self):
+        called = 0
+        for entry in json.loads((DEMO / "eval_prompts.json").read_text())["tools"]:
+            made = api.GenerateRequest()
+            made.chat.json = json.dumps({"messages": entry["messages"], "tools": entry["tools"]})
+            made.chat.template_kwargs.update({"enable_thinking": entry["enable_thinking"]})
+            made.sampling.temperature = 0
+            made.stopping.max_tokens = 400
+            text, calls, ids, events = self.streamed(made)
+            finished = next(event.finished for event in events if event.WhichOneof("event") == "finished")
+            whole = self.client.generate(made).outputs[0]
+            self.assertEqual([[call.name, call.arguments_fragment] for call in whole.tool_calls], calls)
+            if not calls:
+                continue
+            called += 1
+            with self.subTest(entry["messages"][-1]["content"]):
+                self.assertEqual(finished.reason, api.FINISH_REASON_TOOL_CALLS)
+                self.assertEqual(whole.reason, api.FINISH_REASON_TOOL_CALLS)
+                for name, arguments in calls:
+                    self.assertIsInstance(json.loads(arguments), dict)
+                self.assertIn("<tool_call>", text["tool_call"])
+                self.assertNotIn("tool_call>", text.get("content", ""))
+                self.assertEqual(len(ids), events[-1].completed.usage.completion_tokens)
+        self.assertEqual(called, 8)  # as over HTTP
+
+    def test_a_call_can_be_asked_for(self):
+        tool = {"type": "function", "function": {"name": "set_timer", "description": "Set a timer", "parameters": {
+            "type": "object", "properties": {"minutes": {"type": "integer"}}, "required": ["minutes"]}}}
+        for choice in ("required", "set_timer"):
+            _, calls, _, _ = self.streamed(self.chat("Hello there.", tools=[tool], tool_choice=choice))
+            self.assertEqual(calls[0][0], "set_timer")
+            self.assertIsInstance(json.loads(calls[0][1])["minutes"], int)
+        _, calls, _, _ = self.streamed(self.chat("Hello there.", tools=[tool], tool_choice="none"))
+        self.assertEqual(calls, [])
+        error = self.refused(lambda: self.client.generate(self.chat("Hello there.", tools=[tool], tool_choice="fly")))
+        self.assertIn("chat.tool_choice", error_details(error)[1])
+
+    def test_usage_in_every_message(self):
+        request = self.chat("Please write a story about Nora and a wrong turn.", max_tokens=20)
+        request.response.usage_every_chunk = True
+        _, _, _, events = self.streamed(request)
+        counts = [event.tokens.usage.completion_tokens for event in events if event.WhichOneof("event") == "tokens"]
+        self.assertEqual(counts, list(range(1, 21)))
+        self.assertEqual(counts[-1], events[-1].completed.usage.completion_tokens)
+
+    def test_a_prompt_is_scored(self):
+        text = "<|im_start|>user\nHow many days are in May?<|im_end|>\n" * 40
+        made = harness.request(text=text, max_tokens=3)
+        made.response.prompt_logprobs = 3
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            json.dump(list(self.client.inference.Tokenize(api.TokenizeRequest(text=text)).ids), file)
+            file.flush()
+            scored = harness.paceline_json("score", DEMO, "--tokens-json", file.name, "--top", 3, "--json")
+        plain = self.client.generate(harness.request(text=text, max_tokens=3))
+        for _ in range(2):  # the second finds the text in the cache, and runs it all the same
+            answer = self.client.generate(made)
+            tokens = answer.prompt.tokens
+            self.assertEqual([token.id for token in tokens], scored["token_ids"])
+            self.assertFalse(tokens[0].HasField("logprob"))
+            self.assertEqual([token.logprob for token in tokens[1:]], list(map(fp32, scored["logprobs"][1:])), "bit for bit")
+            self.assertEqual("".join(token.text for token in tokens), text)
+            for token, top in zip(list(tokens)[1:], scored["top"]):
+                self.assertEqual([[c.id, c.logprob] for c in token.candidates], [[i, fp32(x)] for i, x in top])
+                if token.rank <= 3:
+                    self.assertEqual(token.candidates[token.rank - 1].id, token.id)
+            self.assertEqual(answer.outputs[0].tokens, plain.outputs[0].tokens)
+        events = list(self.client.stream(made))
+        self.assertEqual([event.WhichOneof("event") for event in events[:3]], ["started", "prompt", "tokens"])
+
+
+class Keys(harness.TestCase):
+    def test_keys_are_the_same_over_grpc(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".keys") as file:
+            file.write("ann secret-of-ann\nben secret-of-ben\n")
+            file.flush()
+            head = self.start(Head, "--api-keys-file", file.name, "--prefix-cache", "64M", model=DEMO).wait_ready()
+        client = self.client(head)
+        made = harness.request(text="A long text about nothing in particular. " * 60, max_tokens=2)
+        for key in (None, "secret-of-nobody"):
+            metadata = [("authorization", f"Bearer {key}")] if key else []
+            error = self.refused(lambda: client.generate(made, metadata=metadata))
+            self.assertEqual(error.code(), grpc.StatusCode.UNAUTHENTICATED)
+            self.assertEqual(error_details(error)[0].reason, "API_KEY_INVALID")
+        self.assertEqual(client.check(), harness.SERVING)
+
+        def cached(key):
+            answer = client.generate(made, metadata=[("authorization", f"Bearer {key}")])
+            return answer.completed.usage.cached_prompt_tokens
+        self.assertEqual(cached("secret-of-ann"), 0)
+        self.assertGreater(cached("secret-of-ann"), 0)
+        self.assertEqual(cached("secret-of-ben"), 0, "texts of other keys are never met")
+        status, _, err = harness.paceline("status", f"grpc://{head.grpc}")
+        self.assertNotEqual(status, 0)
+        self.assertIn("API key", err)
+        status, out, err = harness.paceline("status", f"grpc://{head.grpc}", env={"PACELINE_API_KEY": "secret-of-ben"})
+        self.assertEqual(status, 0, err)
 
 
 class Leaving(harness.TestCase):

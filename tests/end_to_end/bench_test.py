@@ -62,6 +62,17 @@ class BenchStep(unittest.TestCase):
         # A step reads the rows since its state's last border too, and which step is the median one is chance.
         self.assertAlmostEqual(read["hybrid+mtp"], read["hybrid"], delta=0.05 * read["hybrid"])
 
+    def test_a_context_that_is_not_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([SMALL_SYNTH, folder, "int4"], check=True)
+            for dtype, vector in (("bf16", 512), ("int4", 132)):
+                out = json.loads(run("bench", "step", folder, "--rows", "1", "--prefill", "0", "--context", "9000", "--threads", "2",
+                                     "--kv-dtype", dtype, "--json"))
+                read = next(s["bytes"] for s in out["results"][0]["stages"] if s["name"] == "attention")
+                # Keys and values of two heads; the median step is one of eighteen positions.
+                self.assertGreater(read, 4 * 9000 * vector)
+                self.assertLessEqual(read, 4 * 9018 * vector)
+
     def test_a_worker_shows_as_waiting(self):
         with tempfile.TemporaryDirectory() as folder:
             out = self.bench(folder, "int4", "--local-workers", "1", "--link", "loopback")

@@ -1,5 +1,6 @@
 """The command line as scripts meet it: exit statuses, signals, pipes, what is refused before a model is loaded."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -97,6 +98,18 @@ class CommandLine(TestCase):
             both = cli_generate(None, "--max-tokens", 12, "--seed", 5, "--temperature", 0.9, "--logits-hash",
                                 "--local-workers", 2, "--placement", "sliced", *args)
             self.assertEqual((both["logits_hash"], both["token_ids"]), (alone["logits_hash"], alone["token_ids"]))
+
+    def test_pinned_threads_change_no_token_and_need_processors(self):
+        text = ("--max-tokens", 6, "--temperature", 0, "--logits-hash", "--threads", 1)
+        pinned = cli_generate(None, *text, "--pin", min(os.sched_getaffinity(0)))
+        self.assertEqual(pinned["logits_hash"], cli_generate(None, *text)["logits_hash"])
+        many = len(os.sched_getaffinity(0))
+        for args, words in ((("--threads", many, "--local-workers", 1, "--pin", "auto"), ("--threads", f"have {many}")),
+                            (("--pin", "4096"), ("4096", "0-3,8")), (("--pin", "some"), ("some", "auto nor off"))):
+            status, _, err = self.generate(*args)
+            self.assertEqual(status, 2, err)
+            for word in ("CFG-002", *words):
+                self.assertIn(word, err)
 
     def test_a_contract_holds_for_the_whole_cluster_and_native_needs_its_units(self):
         text = ("--max-tokens", 6, "--temperature", 0, "--logits-hash")

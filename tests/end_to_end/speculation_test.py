@@ -119,6 +119,15 @@ class Speculation(TestCase):
             self.assertIsNone(comparison["first_difference"])
         self.assertGreater(said["comparisons"][0]["drafted"], 0)
 
+    def test_verify_finds_them_equal_over_keys_and_values_in_codes(self):
+        for dtype in ("int8", "int4"):
+            status, out, err = paceline("verify", DEMO_MODEL, "--max-tokens", 32, "--local-workers", 1, "--kv-dtype", dtype, "--json")
+            self.assertEqual(status, 0, err)
+            said = json.loads(out)
+            self.assertTrue(said["equal"], dtype)
+            self.assertEqual([c["name"] for c in said["comparisons"]], NAMES)
+            self.assertGreater(said["comparisons"][0]["drafted"], 0)
+
     def test_verify_takes_rules_that_name_ranks(self):
         with tempfile.NamedTemporaryFile("w", suffix=".json") as rules:
             json.dump({"rules": [{"holders": [1]}]}, rules)

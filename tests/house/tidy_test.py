@@ -46,14 +46,15 @@ THIRD_PARTY = [
     (r"openssl/", r"base/sha256\.cc"),
     (r"pcre2\.h", r"coordinator/.*"),
     (r"unicode/", r"coordinator/.*"),
-    (r"prometheus/", r"coordinator/metrics\.cc"),
+    (r"prometheus/", r"coordinator/metric_families\.cc"),
     (r"liburing\.h", r"model/ring_reader\.cc"),
     (r"uc[pst]/", r"transport/ucx\.cc"),
     (r"nccl", r"transport/nccl\.cc"),
     (r"cuda|cub/|cublas|mma\.h|nvrtc", r"kernels/cuda/.*"),
     (r"grpc/|grpc\+\+/|grpcpp/|google/protobuf/|google/rpc/|paceline/.*\.pb\.h", WIRE_FILE),
     (r"CLI/", r"cli/.*"),
-    (r"boost/", r"coordinator/http/server\.cc"),
+    (r"boost/", r"coordinator/http/server\.cc|cli/http_client\.cc"),
+    (r"histedit\.h", r"cli/line_reader\.cc"),
 ]
 SOURCE = {".h", ".cc", ".cu", ".cuh"}
 TEXT = SOURCE | {".py", ".sh", ".cmake", ".md", ".proto", ".txt", ".supp"}

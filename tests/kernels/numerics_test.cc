@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "kernels/cpu/cpu.h"
 #include "tests/kernels/kernel_cases.h"
+#include "tests/kernels/tables.h"
 
 namespace paceline::kernels {
 namespace {
@@ -27,7 +27,7 @@ std::vector<float> Floats(const json& patterns) {
 uint32_t Pattern(float x) { return std::bit_cast<uint32_t>(x); }
 
 std::vector<const KernelTable*> Tables() {
-  std::vector<const KernelTable*> tables = cpu::Testable();
+  std::vector<const KernelTable*> tables = TestableTables();
   tables.push_back(&ReferenceKernels());
   return tables;
 }

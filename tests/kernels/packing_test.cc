@@ -6,15 +6,15 @@
 #include <random>
 #include <vector>
 
-#include "kernels/cpu/cpu.h"
 #include "kernels/kernels.h"
 #include "tests/kernels/kernel_cases.h"
+#include "tests/kernels/tables.h"
 
 namespace paceline::kernels {
 namespace {
 
 std::vector<const KernelTable*> Tables() {
-  std::vector<const KernelTable*> tables = cpu::Available();
+  std::vector<const KernelTable*> tables = AvailableTables();
   tables.push_back(&ReferenceKernels());
   return tables;
 }

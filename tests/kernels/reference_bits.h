@@ -5,8 +5,8 @@
 
 #include <functional>
 
-#include "kernels/cpu/cpu.h"
 #include "tests/kernels/kernel_cases.h"
+#include "tests/kernels/tables.h"
 
 namespace paceline::kernels {
 
@@ -17,9 +17,9 @@ inline void ExpectReferenceBits(const std::string& what,
                                 const std::function<Result(const KernelTable&, ThreadPool&)>& run) {
   ThreadPool one(1);
   const Result expected = run(ReferenceKernels(), one);
-  ASSERT_FALSE(cpu::Available().empty());
-  for (const KernelTable* table : cpu::Available()) {
-    for (int threads : {1, 2, 3}) {
+  ASSERT_FALSE(AvailableTables().empty());
+  for (const KernelTable* table : AvailableTables()) {
+    for (int threads : ThreadCounts()) {
       ThreadPool pool(threads);
       std::string where;
       ASSERT_TRUE(SameBits(expected, run(*table, pool), &where))

@@ -9,6 +9,7 @@
 #include "model/mtp_drafter.h"
 #include "tests/model/mtp_feed.h"
 #include "tests/model/target.h"
+#include "tests/testing/kv_bytes.h"
 
 namespace paceline {
 namespace {
@@ -19,32 +20,28 @@ using testing::Target;
 
 constexpr int64_t kText = 300;  // over a border of KV pages
 
-class MtpRollback : public ::testing::TestWithParam<MtpFormat> {
+struct Case {
+  MtpFormat format;
+  kernels::KvDtype kv_dtype;
+};
+
+class MtpRollback : public ::testing::TestWithParam<Case> {
  protected:
   MtpRollback() : target_(PACELINE_SOURCE_DIR "/deploy/demo-model", testing::FastKernels()) {
     std::mt19937 bits(3);
     const auto vocab = static_cast<uint32_t>(target_.checkpoint().config().vocab);
     for (int64_t i = 0; i < kText; ++i) text_.push_back(static_cast<TokenId>(bits() % vocab));
     hidden_ = target_.Run(text_).normed;
-    drafter_ = testing::Load(target_, {.format = GetParam()});
+    drafter_ = testing::Load(target_, {.format = GetParam().format, .kv_dtype = GetParam().kv_dtype});
     RunTwin();
   }
 
   // Keys, then values, of slot `j` in these pages.
   std::string Slot(const KvLayer& layer, const std::vector<int32_t>& pages, int64_t j) const {
     const ModelConfig& config = target_.checkpoint().config();
-    const kernels::KvPages kv = layer.view();
-    const int64_t row = config.head_dim * kernels::KvDtypeBytes(kv.dtype);
-    const int64_t page = pages[static_cast<size_t>(j / kernels::kAttentionBlock)];
-    std::string out;
-    for (const void* from : {kv.k, kv.v}) {
-      for (int64_t head = 0; head < config.kv_heads; ++head) {
-        const int64_t at =
-            (page * config.kv_heads + head) * kernels::kAttentionBlock + j % kernels::kAttentionBlock;
-        out.append(static_cast<const char*>(from) + at * row, static_cast<size_t>(row));
-      }
-    }
-    return out;
+    return testing::KvBytes(AttentionShapeOf(config), layer.view(),
+                            pages[static_cast<size_t>(j / kernels::kAttentionBlock)],
+                            j % kernels::kAttentionBlock);
   }
 
   // Every slot that the drafter calls the text's is the twin's.
@@ -64,12 +61,12 @@ class MtpRollback : public ::testing::TestWithParam<MtpFormat> {
  private:
   void RunTwin() {
     const ModelConfig& config = target_.checkpoint().config();
-    auto layer = MtpLayer::Load(target_.checkpoint(), target_.table, target_.pool, GetParam());
+    auto layer = MtpLayer::Load(target_.checkpoint(), target_.table, target_.pool, GetParam().format);
     ASSERT_TRUE(layer.ok()) << layer.status();
-    const auto contract = GetParam() == MtpFormat::kInt4 ? kernels::ActivationContract::kInt8
-                                                         : kernels::ActivationContract::kInt16;
+    const auto contract = GetParam().format == MtpFormat::kInt4 ? kernels::ActivationContract::kInt8
+                                                                : kernels::ActivationContract::kInt16;
     const std::vector<int32_t> pages = {0, 1};
-    const KvLayer kv(AttentionShapeOf(config), kernels::KvDtype::kBF16, 2);
+    const KvLayer kv(AttentionShapeOf(config), GetParam().kv_dtype, 2);
     for (int64_t j = 0; j + 1 < kText; ++j) {
       Batch batch;
       batch.rows = 1;
@@ -135,9 +132,16 @@ TEST_P(MtpRollback, SequencesSideBySide) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, MtpRollback, ::testing::Values(MtpFormat::kInt4, MtpFormat::kStored),
+using kernels::KvDtype;
+INSTANTIATE_TEST_SUITE_P(Formats, MtpRollback,
+                         ::testing::Values(Case{MtpFormat::kInt4, KvDtype::kBF16},
+                                           Case{MtpFormat::kStored, KvDtype::kBF16},
+                                           Case{MtpFormat::kInt4, KvDtype::kInt4},
+                                           Case{MtpFormat::kStored, KvDtype::kInt8}),
                          [](const auto& info) {
-                           return std::string(info.param == MtpFormat::kInt4 ? "int4" : "stored");
+                           const bool codes = info.param.kv_dtype != KvDtype::kBF16;
+                           return std::string(info.param.format == MtpFormat::kInt4 ? "int4" : "stored") +
+                                  (codes ? "_kv_codes" : "");
                          });
 
 }  // namespace

@@ -18,6 +18,7 @@
 #include "model/sampler_states.h"
 #include "model/sequence_state.h"
 #include "tests/testing/golden_case.h"
+#include "tests/testing/kv_bytes.h"
 
 namespace paceline {
 namespace {
@@ -37,7 +38,8 @@ struct Piece {
 // A model, its caches, and the twin.
 class Rig {
  public:
-  Rig(const std::string& name, const kernels::KernelTable& table) : table_(table), pool_(2) {
+  Rig(const std::string& name, const kernels::KernelTable& table, kernels::KvDtype kv_dtype)
+      : table_(table), pool_(2) {
     for (const testing::GoldenCase& c : testing::GoldenCases()) {
       if (c.name == name) checkpoint_ = *Checkpoint::Open(c.directory);
     }
@@ -46,8 +48,7 @@ class Rig {
     decoder_ = *Decoder::Load(*checkpoint_, table_, {});
     experts_ = *ExpertStore::Load(*checkpoint_, placement_, RankId(0), table_, pool_, {});
     head_ = *LmHead::Load(*checkpoint_, HeadFormat::kStored, {}, table_);
-    caches_ = std::make_unique<Caches>(config_, kernels::KvDtype::kBF16, kSequences + 1,
-                                       (kSequences + 1) * kPagesEach);
+    caches_ = std::make_unique<Caches>(config_, kv_dtype, kSequences + 1, (kSequences + 1) * kPagesEach);
     for (StateKind* kind : std::initializer_list<StateKind*>{&gdn(), &samplers_}) states_.Add(kind);
     for (int32_t slot = 0; slot <= kSequences; ++slot) {
       pages_.push_back({slot * kPagesEach, slot * kPagesEach + 1});
@@ -216,16 +217,9 @@ class Rig {
     for (size_t i = 0; i < config_.layers.size(); ++i) {
       if (config_.layers[i].mixer == Mixer::kGatedDeltaNet) continue;
       const kernels::KvPages kv = caches_->kv(i).view();
-      const int64_t row = config_.head_dim * kernels::KvDtypeBytes(kv.dtype);
-      for (const void* from : {kv.k, kv.v}) {
-        for (int64_t first = 0; first < position; first += kernels::kAttentionBlock) {
-          const int64_t page = pages_[slot][first / kernels::kAttentionBlock];
-          for (int64_t head = 0; head < config_.kv_heads; ++head)
-            out.append(static_cast<const char*>(from) +
-                           (page * config_.kv_heads + head) * kernels::kAttentionBlock * row,
-                       std::min(position - first, kernels::kAttentionBlock) * row);
-        }
-      }
+      for (int64_t p = 0; p < position; ++p)
+        out += testing::KvBytes(AttentionShapeOf(config_), kv, pages_[slot][p / kernels::kAttentionBlock],
+                                p % kernels::kAttentionBlock);
     }
     return out;
   }
@@ -252,6 +246,7 @@ class Rig {
 struct Case {
   const char* model;
   bool oldest;  // instruction set of this machine, else the newest
+  kernels::KvDtype kv_dtype = kernels::KvDtype::kBF16;
 };
 void PrintTo(const Case& c, std::ostream* out) { *out << c.model; }
 
@@ -259,7 +254,8 @@ class Rollback : public ::testing::TestWithParam<Case> {
  protected:
   Rollback()
       : rig_(GetParam().model,
-             GetParam().oldest ? *kernels::cpu::Available().front() : *kernels::cpu::Available().back()) {}
+             GetParam().oldest ? *kernels::cpu::Available().front() : *kernels::cpu::Available().back(),
+             GetParam().kv_dtype) {}
   Rig rig_;
 };
 
@@ -344,10 +340,14 @@ TEST_P(Rollback, SequencesComeAndGo) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Rollback,
                          ::testing::Values(Case{"int4-wide-experts", false}, Case{"mtp-equals-target", false},
-                                           Case{"int4-gptq-v2-g32", true}),
+                                           Case{"int4-gptq-v2-g32", true},
+                                           Case{"int4-wide-experts", true, kernels::KvDtype::kInt8},
+                                           Case{"mtp-equals-target", false, kernels::KvDtype::kInt4}),
                          [](const auto& info) {
                            std::string name = info.param.model;
                            std::replace(name.begin(), name.end(), '-', '_');
+                           if (info.param.kv_dtype == kernels::KvDtype::kInt8) name += "_int8_kv";
+                           if (info.param.kv_dtype == kernels::KvDtype::kInt4) name += "_int4_kv";
                            return name;
                          });
 

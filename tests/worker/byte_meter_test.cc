@@ -33,8 +33,8 @@ Bits BitsOf(const std::string& format) {
 
 // Bytes by stage of `rows` rows at positions first, first + 1, .. of one sequence. `experts`: chosen ones of
 // all layers together.
-std::map<Stage, double> Arithmetic(const std::string& format, double head_bits, int64_t first, int64_t rows,
-                                   int64_t experts) {
+std::map<Stage, double> Arithmetic(const std::string& format, double head_bits, double kv_bits, int64_t first,
+                                   int64_t rows, int64_t experts) {
   const synth::ModelShape& s = kSmallShape;
   const double hidden = static_cast<double>(s.hidden);
   const double values = static_cast<double>(s.value_heads * kGdnDim);
@@ -49,7 +49,7 @@ std::map<Stage, double> Arithmetic(const std::string& format, double head_bits, 
   std::map<Stage, double> out;
   out[Stage::kAttentionProjections] =
       attention * bytes(hidden * (2 * heads + 2 * kv + heads), bits.projections);
-  out[Stage::kAttention] = attention * bytes(2 * kv * static_cast<double>(first + rows), kBf16);
+  out[Stage::kAttention] = attention * bytes(2 * kv * static_cast<double>(first + rows), kv_bits);
   out[Stage::kDeltaNetProjections] =
       gdn * (bytes(hidden * (2 * keys + values + values + values), bits.projections) +
              bytes(hidden * 2 * static_cast<double>(s.value_heads), bits.gates));
@@ -68,9 +68,17 @@ std::map<Stage, double> Arithmetic(const std::string& format, double head_bits, 
   return out;
 }
 
+// Of an element of a key or value, its share of the scale included.
+double KvBits(kernels::KvDtype dtype) {
+  if (dtype == kernels::KvDtype::kInt8) return 8 + kF32 / kHeadDim;
+  if (dtype == kernels::KvDtype::kInt4) return 4 + kF32 / kHeadDim;
+  return dtype == kernels::KvDtype::kF32 ? kF32 : kBf16;
+}
+
 struct Case {
   const char* format;
   HeadFormat head;
+  kernels::KvDtype kv_dtype = kernels::KvDtype::kBF16;
 };
 void PrintTo(const Case& c, std::ostream* out) { *out << c.format; }
 
@@ -87,6 +95,7 @@ TEST_P(ByteMeter, AgreesWithTheModelsArithmetic) {
   options.head_backend = "cpu";
   options.threads = 2;
   options.lm_head = GetParam().head;
+  options.kv_dtype = GetParam().kv_dtype;
   const auto cluster = testing::LocalCluster::Start(**checkpoint, options);
   ASSERT_TRUE(cluster.ok()) << cluster.status();
   const double head_bits = GetParam().head == HeadFormat::kInt8 ? kInt8 : kBf16;
@@ -114,7 +123,8 @@ TEST_P(ByteMeter, AgreesWithTheModelsArithmetic) {
     const int64_t experts =
         std::accumulate(result->distinct_experts.begin(), result->distinct_experts.end(), int64_t{0});
 
-    const std::map<Stage, double> want = Arithmetic(format, head_bits, position, rows, experts);
+    const std::map<Stage, double> want =
+        Arithmetic(format, head_bits, KvBits(GetParam().kv_dtype), position, rows, experts);
     double all_want = 0, all_have = 0;
     for (int stage = 0; stage < static_cast<int>(Stage::kCount); ++stage) {
       const Stage which = static_cast<Stage>(stage);
@@ -139,14 +149,20 @@ TEST_P(ByteMeter, AgreesWithTheModelsArithmetic) {
   }
 }
 
+std::string NameOf(const Case& c) {
+  const char* const kv[] = {"", "_fp32_kv", "_int8_kv", "_int4_kv"};  // by KvDtype
+  return std::string(c.format) + (c.head == HeadFormat::kInt8 ? "_int8_head" : "") +
+         kv[static_cast<int>(c.kv_dtype)];
+}
+
 INSTANTIATE_TEST_SUITE_P(Formats, ByteMeter,
                          ::testing::Values(Case{"hybrid", HeadFormat::kAuto},
                                            Case{"hybrid", HeadFormat::kInt8}, Case{"int4", HeadFormat::kAuto},
-                                           Case{"bf16", HeadFormat::kAuto}),
-                         [](const auto& info) {
-                           return std::string(info.param.format) +
-                                  (info.param.head == HeadFormat::kInt8 ? "_int8_head" : "");
-                         });
+                                           Case{"bf16", HeadFormat::kAuto},
+                                           Case{"int4", HeadFormat::kAuto, kernels::KvDtype::kF32},
+                                           Case{"int4", HeadFormat::kAuto, kernels::KvDtype::kInt8},
+                                           Case{"int4", HeadFormat::kAuto, kernels::KvDtype::kInt4}),
+                         [](const auto& info) { return NameOf(info.param); });
 
 }  // namespace
 }  // namespace paceline

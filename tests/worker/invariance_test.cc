@@ -131,9 +131,10 @@ void SetBackend(const std::string& name, std::string& backend, std::string& isa)
 }
 
 absl::StatusOr<std::vector<std::string>> Hashes(const Checkpoint& checkpoint,
-                                                const std::vector<TokenId>& text,
+                                                const std::vector<TokenId>& text, kernels::KvDtype kv_dtype,
                                                 std::map<std::string, std::string> v) {
   LocalClusterOptions options;
+  options.kv_dtype = kv_dtype;
   options.ranks = std::stoi(v["ranks"]);
   options.placement = v["placement"] == "rules" ? WriteRules(options.ranks) : v["placement"];
   options.link = v["link"];
@@ -167,20 +168,28 @@ bool Full() {
   return mode != nullptr && std::string(mode) == "full";
 }
 
-class InvarianceTest : public ::testing::TestWithParam<GoldenCase> {};
+struct InvarianceCase {
+  GoldenCase golden;
+  kernels::KvDtype kv_dtype = kernels::KvDtype::kBF16;
+};
+
+class InvarianceTest : public ::testing::TestWithParam<InvarianceCase> {};
 
 TEST_P(InvarianceTest, OneHashWhateverTheCluster) {
-  const GoldenCase& c = GetParam();
+  const GoldenCase& c = GetParam().golden;
+  const kernels::KvDtype kv_dtype = GetParam().kv_dtype;
   const auto checkpoint = Checkpoint::Open(c.directory);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   const std::vector<TokenId> text = TextOf(c);
-  auto alone = LocalCluster::Start(**checkpoint, LocalClusterOptions{});
+  auto alone = LocalCluster::Start(**checkpoint, LocalClusterOptions{.kv_dtype = kv_dtype});
   ASSERT_TRUE(alone.ok()) << alone.status();
   const auto want = testing::ScoreText((*alone)->trunk(), text, 64, 0);
   ASSERT_TRUE(want.ok()) << want.status();
 
   const std::vector<Factor> factors = Factors();
-  const std::vector<Row> rows = Full() && c.name == kProductCase ? Product(factors) : Pairwise(factors);
+  const std::vector<Row> rows = Full() && c.name == kProductCase && kv_dtype == kernels::KvDtype::kBF16
+                                    ? Product(factors)
+                                    : Pairwise(factors);
   for (const Row& row : rows) {
     std::map<std::string, std::string> values;
     std::string label = c.name;
@@ -188,25 +197,29 @@ TEST_P(InvarianceTest, OneHashWhateverTheCluster) {
       values[factors[f].name] = factors[f].values[row[f]];
       label += " " + factors[f].name + "=" + factors[f].values[row[f]];
     }
-    const auto hashes = Hashes(**checkpoint, text, values);
+    const auto hashes = Hashes(**checkpoint, text, kv_dtype, values);
     ASSERT_TRUE(hashes.ok()) << label << ": " << hashes.status();
     for (const std::string& hash : *hashes) ASSERT_EQ(hash, want->logits_hash) << label;
   }
 }
 
-// The layouts that can be sliced, every weight format, both families.
-std::vector<GoldenCase> InvarianceCases() {
-  std::vector<GoldenCase> chosen;
+// The layouts that can be sliced, every weight format, both families; and two of them over KV in codes.
+std::vector<InvarianceCase> InvarianceCases() {
+  std::vector<InvarianceCase> chosen;
   for (const GoldenCase& c : testing::GoldenCases()) {
     const bool always = c.name.find("wide") != std::string::npos || c.name.rfind("hybrid", 0) == 0 ||
                         c.name.rfind("int4-asym", 0) == 0 || c.name.rfind("qwen3-moe-int4", 0) == 0;
-    if (always || Full()) chosen.push_back(c);
+    if (always || Full()) chosen.push_back({c});
+    if (c.name == "qwen3-moe-int4" || Full()) chosen.push_back({c, kernels::KvDtype::kInt8});
+    if (c.name == "hybrid-int4-fp8-bf16" || Full()) chosen.push_back({c, kernels::KvDtype::kInt4});
   }
   return chosen;
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, InvarianceTest, ::testing::ValuesIn(InvarianceCases()), [](const auto& info) {
-  std::string name = info.param.name;
+  std::string name = info.param.golden.name;
+  if (info.param.kv_dtype == kernels::KvDtype::kInt8) name += "_int8_kv";
+  if (info.param.kv_dtype == kernels::KvDtype::kInt4) name += "_int4_kv";
   for (char& ch : name) ch = ch == '-' ? '_' : ch;
   return name;
 });

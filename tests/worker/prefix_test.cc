@@ -135,7 +135,7 @@ INSTANTIATE_TEST_SUITE_P(All, PrefixGolden, ::testing::ValuesIn(testing::GoldenC
   return name;
 });
 
-class PrefixDemo : public ::testing::Test {
+class PrefixDemo : public ::testing::TestWithParam<kernels::KvDtype> {
  protected:
   PrefixDemo() {
     auto checkpoint = Checkpoint::Open(PACELINE_DEMO_MODEL);
@@ -145,14 +145,22 @@ class PrefixDemo : public ::testing::Test {
   LocalClusterOptions Options(int32_t ranks) {
     LocalClusterOptions options{.ranks = ranks, .slots = 6, .pages = 40, .snapshots = 16};
     options.drafting.mtp = options.drafting.suffix = true;
+    options.kv_dtype = GetParam();
     return options;
   }
   std::unique_ptr<Checkpoint> checkpoint_;
 };
+INSTANTIATE_TEST_SUITE_P(KvDtypes, PrefixDemo,
+                         ::testing::Values(kernels::KvDtype::kBF16, kernels::KvDtype::kInt8,
+                                           kernels::KvDtype::kInt4),
+                         [](const auto& info) {
+                           if (info.param == kernels::KvDtype::kBF16) return "bf16";
+                           return info.param == kernels::KvDtype::kInt8 ? "int8" : "int4";
+                         });
 
 // The MTP layer's keys and the hidden state at the border are there too: the drafts are those of a cold run,
 // one by one.
-TEST_F(PrefixDemo, DraftsGoOnAsIfNothingHadHappened) {
+TEST_P(PrefixDemo, DraftsGoOnAsIfNothingHadHappened) {
   for (const int32_t ranks : {1, 3}) {
     const Sampling sampling{.temperature = 0.7f, .seed = 9};
     std::vector<TokenId> prompt = RandomText(4000, 30, 1);
@@ -184,7 +192,7 @@ TEST_F(PrefixDemo, DraftsGoOnAsIfNothingHadHappened) {
 
 // Right behind a border the drafter looks hardest at what was restored: at the key that the hidden state in
 // front of the border makes, and at keys that waited to be made when the text was left.
-TEST_F(PrefixDemo, TheFirstDraftsBehindABorderAreThoseOfAColdRun) {
+TEST_P(PrefixDemo, TheFirstDraftsBehindABorderAreThoseOfAColdRun) {
   Head head(*checkpoint_, Options(1));
   int64_t guessed = 0;
   for (uint32_t seed = 0; seed < 12; ++seed) {
@@ -206,7 +214,7 @@ TEST_F(PrefixDemo, TheFirstDraftsBehindABorderAreThoseOfAColdRun) {
 }
 
 // Every border is passed by a plain row, by verified rows that end there, and by some that go on behind it.
-TEST_F(PrefixDemo, AStateTakenAmidDraftsIsTheStateOfPlainRows) {
+TEST_P(PrefixDemo, AStateTakenAmidDraftsIsTheStateOfPlainRows) {
   const Sampling sampling{.temperature = 0};
   for (const int64_t depth : {0, 1, 2, 5, 8}) {
     Head head(*checkpoint_, Options(1));
@@ -221,7 +229,7 @@ TEST_F(PrefixDemo, AStateTakenAmidDraftsIsTheStateOfPlainRows) {
 }
 
 // Few pages, slots and snapshots; many that want them.
-TEST_F(PrefixDemo, UnderPressureEveryRequestGetsItsOwnText) {
+TEST_P(PrefixDemo, UnderPressureEveryRequestGetsItsOwnText) {
   for (const int32_t ranks : {1, 2}) {
     LocalClusterOptions options = Options(ranks);
     options.slots = 4;

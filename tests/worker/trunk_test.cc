@@ -8,6 +8,7 @@
 #include <fstream>
 #include <numeric>
 #include <random>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -238,9 +239,18 @@ TEST_P(TrunkTest, ALongStepOverWorkersHasTheBitsOfOneProcess) {
 TEST_P(TrunkTest, TheKvDtypeAndTheActivationContractShow) {
   const std::vector<TokenId> text(model_.text.begin(), model_.text.begin() + 50);
   const std::string want = HashOf(StartCluster(model_, options_)->trunk(), text);
-  LocalClusterOptions fp32 = options_;
-  fp32.kv_dtype = kernels::KvDtype::kF32;
-  EXPECT_NE(HashOf(StartCluster(model_, fp32)->trunk(), text), want);
+  std::set<std::string> hashes = {want};
+  for (const kernels::KvDtype dtype :
+       {kernels::KvDtype::kF32, kernels::KvDtype::kInt8, kernels::KvDtype::kInt4}) {
+    LocalClusterOptions other = options_;
+    other.kv_dtype = dtype;
+    const std::string hash = HashOf(StartCluster(model_, other)->trunk(), text);
+    EXPECT_TRUE(hashes.insert(hash).second);
+    for (const kernels::KernelTable* table : kernels::cpu::Testable()) {
+      other.table = table;
+      EXPECT_EQ(HashOf(StartCluster(model_, other)->trunk(), text, 7), hash) << table->name;
+    }
+  }
 
   LocalClusterOptions int8 = options_;
   int8.contract = kernels::ActivationContract::kInt8;

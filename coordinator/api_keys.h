@@ -1,5 +1,5 @@
-// The keys that open the HTTP API, by name: who holds one may ask. They come from a file, never from the
-// command line, where every process of the machine could read them.
+// The keys that open the APIs, by name: who holds one may ask. They come from a file, never from the command
+// line, where every process of the machine could read them.
 #pragma once
 
 #include <string>
@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "coordinator/http/message.h"
 
 namespace paceline {
 
@@ -25,10 +24,11 @@ class ApiKeys {
   bool empty() const { return keys_.empty(); }
   size_t size() const { return keys_.size(); }
 
-  // The name of the key that `request` shows, as `Authorization: Bearer KEY`, `x-api-key: KEY` (Anthropic's
-  // clients) or `Authorization: Basic` with the key as password (browsers); nullptr where it shows none that
-  // is known. Takes the same time for every key of a length, known or not.
-  const std::string* NameOf(const HttpRequest& request) const;
+  // The name of the key that a call shows: in its `authorization` header or metadata as `Bearer KEY`, or as
+  // `Basic` with the key as password (browsers); or as it stands in `x_api_key` (Anthropic's clients), which
+  // comes first. nullptr where it shows none that is known. Takes the same time for every key of a length,
+  // known or not.
+  const std::string* NameOf(std::string_view authorization, std::string_view x_api_key) const;
 
  private:
   struct Key {

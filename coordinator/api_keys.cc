@@ -1,4 +1,5 @@
-#include "coordinator/http/api_keys.h"
+// Keys are kept and compared as digests.
+#include "coordinator/api_keys.h"
 
 #include <algorithm>
 #include <fstream>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "base/error.h"
 #include "base/sha256.h"
+#include "coordinator/http/message.h"
 
 namespace paceline {
 namespace {
@@ -39,9 +41,8 @@ std::string_view Credentials(std::string_view header, std::string_view scheme) {
   return header;
 }
 
-std::string ShownKey(const HttpRequest& request) {
-  if (const std::string_view key = request.Header("x-api-key"); !key.empty()) return std::string(key);
-  const std::string_view authorization = request.Header("authorization");
+std::string ShownKey(std::string_view authorization, std::string_view x_api_key) {
+  if (!x_api_key.empty()) return std::string(x_api_key);
   if (const std::string_view key = Credentials(authorization, "Bearer"); !key.empty())
     return std::string(key);
   std::string user_and_key;
@@ -101,8 +102,8 @@ absl::StatusOr<ApiKeys> ApiKeys::Parse(std::string_view text, const std::string&
   return keys;
 }
 
-const std::string* ApiKeys::NameOf(const HttpRequest& request) const {
-  const std::string digest = DigestOf(ShownKey(request));
+const std::string* ApiKeys::NameOf(std::string_view authorization, std::string_view x_api_key) const {
+  const std::string digest = DigestOf(ShownKey(authorization, x_api_key));
   const std::string* name = nullptr;
   for (const Key& key : keys_) {
     if (SameInConstantTime(key.digest, digest)) name = &key.name;
