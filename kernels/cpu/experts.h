@@ -13,11 +13,14 @@ struct TaskState {
   int64_t first_column, columns;  // inside the expert's slice
   float* middle;                  // [rows, columns]
   int32_t* chunks_left;           // [groups], chunks of columns that are not through yet
-  PreparedRow* codes;             // [groups][rows], only for an integer down projection
-  int32_t* memory;                // of codes
-  int16_t* plain_codes;           // [rows, columns]
-  float* scales;                  // [groups][rows]
-  int32_t* large;                 // not 0: a leaf may be too large, or no number
+  // Only for an integer down projection: its codes for dot products, or those for tiles.
+  PreparedRow* codes;  // [groups][rows]
+  int32_t* memory;     // of codes
+  int8_t* tile_codes;  // [rows] of tile_shape.row_bytes
+  TileRowShape tile_shape;
+  int16_t* plain_codes;  // [rows, columns]
+  float* scales;         // [groups][rows]
+  int32_t* large;        // not 0: a leaf may be too large, or no number
 };
 struct Item {
   int32_t task, chunk;
@@ -28,21 +31,38 @@ PACELINE_INLINE const uint8_t* PanelAt(const Matrix& m, int64_t output) {
   return m.data + output / m.panel_width() * m.panel_bytes;
 }
 
-// y [rows][64] of 64 columns of one projection.
+// The rows of a step, prepared for the ways that its experts take.
+struct PreparedRows {
+  PreparedRow* rows;   // [x.rows], or null
+  int8_t* tile_codes;  // [x.rows] of tile_shape.row_bytes, or null
+  TileRowShape tile_shape;
+};
+
+// y [rows][64] of 64 columns of one projection, by tiles or not.
 inline void Project(const Matrix& m, int64_t column, const uint8_t* next, const Activations& x,
-                    const int32_t* rows, int64_t count, const PreparedRow* prepared, float* y) {
+                    const int32_t* rows, int64_t count, [[maybe_unused]] bool tiles,
+                    const PreparedRows& prepared, float* y) {
   if (!m.integer()) {
     const float* inputs[kRowChunk];
     for (int64_t r = 0; r < count; ++r) inputs[r] = x.values + rows[r] * x.width;
     FloatPanel(m, column / kFloatPanel, 0, m.inputs, inputs, count, y);
     return;
   }
-  PreparedRow own[kRowChunk];
-  for (int64_t r = 0; r < count; ++r) own[r] = prepared[rows[r]];
   const int64_t first = column / kLanes, end = Least(m.panels(), first + kColumnChunk / kLanes);
-  IntegerPanels(m, first, end, next, own, count, [=](int64_t r, int64_t panel, F total) {
+  const auto use = [=](int64_t r, int64_t panel, F total) {
     Store(y + r * kColumnChunk + (panel - first) * kLanes, total);
-  });
+  };
+#ifdef PACELINE_TILES
+  if (tiles) {
+    const int8_t* codes[kSweepRows];
+    for (int64_t r = 0; r < count; ++r)
+      codes[r] = prepared.tile_codes + rows[r] * prepared.tile_shape.row_bytes;
+    return TilePanelsOf(m, first, end, next, {&prepared.tile_shape, codes, count}, use);
+  }
+#endif
+  PreparedRow own[kRowChunk];
+  for (int64_t r = 0; r < count; ++r) own[r] = prepared.rows[rows[r]];
+  IntegerPanels(m, first, end, next, own, count, use);
 }
 
 // The codes of one group of the middle, or its products with the router weight where down is float.
@@ -65,12 +85,16 @@ inline void WeighGroup(const TaskState& s, int64_t g, ActivationContract contrac
     *scale = *scale * weight;
     if (!(std::fabs(*scale) * s.expert->down.view.reach < kSurelySmall))
       __atomic_store_n(s.large, 1, __ATOMIC_RELAXED);
-    s.codes[at] = PrepareRow(codes, count, scale, s.memory + at * ints, contract);
+    if (s.tile_codes != nullptr) {
+      PrepareTileGroup(codes, count, *scale, g, s.tile_shape, s.tile_codes + r * s.tile_shape.row_bytes);
+    } else {
+      s.codes[at] = PrepareRow(codes, count, scale, s.memory + at * ints, contract);
+    }
   }
 }
 
 inline void GateUp(const TaskState& s, int64_t chunk, const uint8_t* next, const Activations& x,
-                   const PreparedRow* prepared, ActivationContract contract) {
+                   const PreparedRows& prepared, ActivationContract contract) {
   const int64_t column = s.first_column + chunk * kColumnChunk;
   const int64_t left = s.columns - chunk * kColumnChunk;
   alignas(64) float gate[kRowChunk * kColumnChunk], up[kRowChunk * kColumnChunk];
@@ -79,8 +103,9 @@ inline void GateUp(const TaskState& s, int64_t chunk, const uint8_t* next, const
     const int32_t* rows = s.task->rows.data() + first;
     const bool last = first + kRowChunk >= s.rows;
     const Matrix &g = s.expert->gate.view, &u = s.expert->up.view;
-    Project(g, column, PanelAt(u, column), x, rows, count, prepared, gate);
-    Project(u, column, last ? next : PanelAt(g, column), x, rows, count, prepared, up);
+    Project(g, column, PanelAt(u, column), x, rows, count, TakesTiles(g, contract, s.rows), prepared, gate);
+    Project(u, column, last ? next : PanelAt(g, column), x, rows, count, TakesTiles(u, contract, s.rows),
+            prepared, up);
     for (int64_t r = 0; r < count; ++r) {
       for (int64_t v = 0; v < kColumnChunk && v < left; v += 16) {
         const int64_t at = r * kColumnChunk + v;
@@ -127,20 +152,18 @@ PACELINE_INLINE void Down(const TaskState& s, int64_t begin, int64_t end,
     for (int64_t output = begin; output < end; output += kFloatPanel) DownFloats(s, output, to);
     return;
   }
-  const LeafTask task{&m,
-                      s.first_column / kActivationGroup,
-                      ActivationGroups(s.columns),
-                      s.codes,
-                      s.task->rows.data(),
-                      s.rows,
-                      *s.large != 0};
-#ifndef PACELINE_TILES
-  if (!TakesOnePlane(m, s.codes)) {
-    if (m.format == WeightFormat::kInt4) return DownByTiles<exact, true>(task, begin, end, next, to);
-    return DownByTiles<exact, false>(task, begin, end, next, to);
+  const int64_t first_group = s.first_column / kActivationGroup, groups = ActivationGroups(s.columns);
+#ifdef PACELINE_TILES
+  if (s.tile_codes != nullptr) {
+    return DownByTileProducts<exact>(
+        {&m, first_group, groups, s.tile_shape, s.tile_codes, s.task->rows.data(), s.rows, *s.large != 0},
+        begin, end, next, to);
   }
 #endif
-  DownByPanels<exact>(task, begin, end, to);
+  const LeafTask task{&m, first_group, groups, s.codes, s.task->rows.data(), s.rows, *s.large != 0};
+  if (TakesOnePlane(m, s.codes)) return DownByPanels<exact>(task, begin, end, to);
+  if (m.format == WeightFormat::kInt4) return DownByTiles<exact, true>(task, begin, end, next, to);
+  DownByTiles<exact, false>(task, begin, end, next, to);
 }
 
 template <bool exact>
@@ -150,7 +173,7 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
   const int64_t hidden = x.width, count = static_cast<int64_t>(tasks.size());
   TaskState* states = workspace.Take<TaskState>(count);
   int64_t chunks = 0, active = 0, up_work = 0, down_work = 0;
-  bool integer_inputs = false;
+  bool dot_inputs = false, tile_inputs = false;
   for (int64_t t = 0; t < count; ++t) {
     const ExpertTask& task = tasks.data()[t];
     const PackedExpert* expert = static_cast<const PackedExpert*>(task.expert);
@@ -173,22 +196,32 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
       s.chunks_left[g] = static_cast<int32_t>(
           Parts(Least(kActivationGroup, s.columns - g * kActivationGroup), kColumnChunk));
     if (expert->down.view.integer()) {
-      s.codes = workspace.Take<PreparedRow>(leaves);
-      s.memory = workspace.Take<int32_t>(leaves * PreparedInts(kActivationGroup / kOctet));
+      s.tile_codes = nullptr;
+      if (TakesTiles(expert->down.view, contract, s.rows)) {
+        s.tile_shape = ShapeOfRows(s.columns, contract);
+        s.tile_codes = workspace.Take<int8_t>(s.rows * s.tile_shape.row_bytes);
+      } else {
+        s.codes = workspace.Take<PreparedRow>(leaves);
+        s.memory = workspace.Take<int32_t>(leaves * PreparedInts(kActivationGroup / kOctet));
+      }
       s.plain_codes = workspace.Take<int16_t>(s.rows * s.columns);
       s.scales = workspace.Take<float>(leaves);
       s.large = workspace.Take<int32_t>(1);
       *s.large = 0;
     }
-    integer_inputs = integer_inputs || expert->gate.view.integer() || expert->up.view.integer();
+    for (const Matrix* m : {&expert->gate.view, &expert->up.view}) {
+      if (!m->integer()) continue;
+      (TakesTiles(*m, contract, s.rows) ? tile_inputs : dot_inputs) = true;
+    }
     chunks += Parts(s.columns, kColumnChunk);
     const int64_t lines = Parts(s.columns, kLanes) * Parts(hidden, kOctet);
     up_work += 2 * lines * (5 * s.rows + 6);
     down_work += lines * (5 * s.rows + 6);
   }
-  PreparedRow* prepared = nullptr;  // [x.rows]
-  if (integer_inputs) {
-    const int64_t groups = ActivationGroups(hidden), ints = PreparedInts(Parts(hidden, kOctet));
+  PreparedRows prepared = {};
+  if (dot_inputs || tile_inputs) {
+    const int64_t groups = ActivationGroups(hidden), octets = Parts(hidden, kOctet),
+                  ints = PreparedInts(octets);
     const int16_t* codes = x.codes;
     const float* scales = x.scales;
     if (codes == nullptr) {
@@ -198,10 +231,22 @@ PACELINE_INLINE void ExpertsTo(ThreadPool& pool, Workspace& workspace, const Act
       codes = own;
       scales = own_scales;
     }
-    prepared = workspace.Take<PreparedRow>(x.rows);
-    int32_t* memory = workspace.Take<int32_t>(x.rows * ints);
-    RunParts(pool, x.rows, x.rows * Parts(hidden, kOctet) * 14, [=](int64_t r) {
-      prepared[r] = PrepareRow(codes + r * hidden, hidden, scales + r * groups, memory + r * ints, contract);
+    int32_t* memory = nullptr;
+    if (dot_inputs) {
+      prepared.rows = workspace.Take<PreparedRow>(x.rows);
+      memory = workspace.Take<int32_t>(x.rows * ints);
+    }
+    if (tile_inputs) {
+      prepared.tile_shape = ShapeOfRows(hidden, contract);
+      prepared.tile_codes = workspace.Take<int8_t>(x.rows * prepared.tile_shape.row_bytes);
+    }
+    RunParts(pool, x.rows, x.rows * octets * 14, [=](int64_t r) {
+      const int16_t* row = codes + r * hidden;
+      const float* row_scales = scales + r * groups;
+      if (dot_inputs) prepared.rows[r] = PrepareRow(row, hidden, row_scales, memory + r * ints, contract);
+      if (tile_inputs)
+        PrepareTileRow(row, hidden, row_scales, prepared.tile_shape,
+                       prepared.tile_codes + r * prepared.tile_shape.row_bytes);
     });
   }
   Item* items = workspace.Take<Item>(chunks);

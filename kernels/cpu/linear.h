@@ -185,6 +185,31 @@ void LinearForward(ThreadPool& pool, const Linear& linear, const Activations& x,
   }
   Require(x.codes != nullptr && x.scales != nullptr, "linear: an integer layer needs codes");
   const int64_t groups = ActivationGroups(x.width);
+  const int64_t per_part = 4;  // panels: 64 outputs
+#ifdef PACELINE_TILES
+  if (TakesTiles(m, x.contract, x.rows)) {
+    const TileRowShape shape = ShapeOfRows(x.width, x.contract);
+    int8_t* codes = static_cast<int8_t*>(Scratch(x.rows * shape.row_bytes));
+    RunParts(pool, x.rows, x.rows * shape.octets * 14, [&](int64_t r) {
+      PrepareTileRow(x.codes + r * x.width, x.width, x.scales + r * groups, shape,
+                     codes + r * shape.row_bytes);
+    });
+    RunParts(pool, Parts(panels, per_part), panels * shape.octets * (5 * x.rows + 6), [&](int64_t part) {
+      const int64_t first = part * per_part, end = Least(panels, first + per_part);
+      for (int64_t row = 0; row < x.rows; row += kSweepRows) {
+        const int8_t* rows[kSweepRows];
+        const int64_t count = Least(kSweepRows, x.rows - row);
+        for (int64_t r = 0; r < count; ++r) rows[r] = codes + (row + r) * shape.row_bytes;
+        const bool last = row + count == x.rows;
+        TilePanelsOf(m, first, end, m.data + (last ? end : first) * m.panel_bytes, {&shape, rows, count},
+                     [=](int64_t r, int64_t panel, F total) {
+                       StoreUpTo(y + (row + r) * stride + panel * kLanes, total, m.outputs - panel * kLanes);
+                     });
+      }
+    });
+    return;
+  }
+#endif
   const int64_t ints = PreparedInts(m.octets());
   uint8_t* scratch =
       static_cast<uint8_t*>(Scratch(x.rows * (ints * 4 + static_cast<int64_t>(sizeof(PreparedRow))) + 64));
@@ -195,7 +220,6 @@ void LinearForward(ThreadPool& pool, const Linear& linear, const Activations& x,
     rows[r] =
         PrepareRow(x.codes + r * x.width, x.width, x.scales + r * groups, memory + r * ints, x.contract);
   });
-  const int64_t per_part = 4;  // panels: 64 outputs
   RunParts(pool, Parts(panels, per_part), panels * m.octets() * (5 * x.rows + 6), [&](int64_t part) {
     const int64_t first = part * per_part, end = Least(panels, first + per_part);
     IntegerPanels(m, first, end, m.data + end * m.panel_bytes, rows, x.rows,

@@ -55,22 +55,22 @@ PACELINE_INLINE void PairWeights(const uint8_t* w, int64_t count, uint8_t* tiles
 // Sums of both terms of a tile's rows with 16 outputs: dots [16][16]. The A tiles are loaded.
 PACELINE_INLINE void BlockDots(const uint8_t* tiles, int64_t chunks, float* dots) {
   constexpr int64_t kNext = kVectors * kTileBytes;
-  ZeroTile<kC>();
-  LoadTile<kB0>(tiles, 64);
-  DotBf16<kC, kA0, kB0>();
+  ZeroTile<kNativeC>();
+  LoadTile<kNativeB0>(tiles, 64);
+  DotBf16<kNativeC, kNativeA[0], kNativeB0>();
   if (chunks > 1) {
-    LoadTile<kB1>(tiles + kNext, 64);
-    DotBf16<kC, kA1, kB1>();
+    LoadTile<kNativeB1>(tiles + kNext, 64);
+    DotBf16<kNativeC, kNativeA[1], kNativeB1>();
   }
   if (chunks > 2) {
-    LoadTile<kB0>(tiles + 2 * kNext, 64);
-    DotBf16<kC, kARest0, kB0>();
+    LoadTile<kNativeB0>(tiles + 2 * kNext, 64);
+    DotBf16<kNativeC, kNativeA[2], kNativeB0>();
   }
   if (chunks > 3) {
-    LoadTile<kB1>(tiles + 3 * kNext, 64);
-    DotBf16<kC, kARest1, kB1>();
+    LoadTile<kNativeB1>(tiles + 3 * kNext, 64);
+    DotBf16<kNativeC, kNativeA[3], kNativeB1>();
   }
-  StoreTile<kC>(dots, 64);
+  StoreTile<kNativeC>(dots, 64);
 }
 
 // Sweeps at most kNativeRows rows over one panel; totals [rows][64]. tile_of(tile, begin, count) is the A
@@ -81,8 +81,7 @@ inline void SweepNative(const Matrix& m, int64_t panel, int64_t begin, int64_t e
                         const TileOf& tile_of, float* totals) {
   alignas(64) uint8_t tiles[kChunks * kVectors * kTileBytes];
   alignas(64) float dots[2][kTileRows * kLanes];
-  const int height = static_cast<int>(Least(2 * rows, kTileRows));
-  ShapeTiles(height, height);
+  ShapeTilesForBf16(Least(2 * rows, kTileRows));
   for (int64_t i = 0; i < rows * kFloatPanel; i += 16) Store(totals + i, Zero());
   const uint8_t* data = m.data + panel * m.panel_bytes;
   for (int64_t k = begin; k < end; k += kActivationGroup) {
@@ -92,10 +91,10 @@ inline void SweepNative(const Matrix& m, int64_t panel, int64_t begin, int64_t e
     PairWeights<Pairs>(data + k * kFloatPanel * Pairs::kBytes, count, tiles);
     for (int64_t tile = 0; tile < Parts(rows, kRowsPerTile); ++tile) {
       const uint8_t* of = tile_of(tile, k - begin, count);
-      LoadTile<kA0>(of, kTermBytes);
-      LoadTile<kA1>(of + 64, kTermBytes);
-      LoadTile<kARest0>(of + 128, kTermBytes);
-      LoadTile<kARest1>(of + 192, kTermBytes);
+      LoadTile<kNativeA[0]>(of, kTermBytes);
+      LoadTile<kNativeA[1]>(of + 64, kTermBytes);
+      LoadTile<kNativeA[2]>(of + 128, kTermBytes);
+      LoadTile<kNativeA[3]>(of + 192, kTermBytes);
       for (int64_t v = 0; v < kVectors; ++v) {
         float* sums = dots[v % 2];
         BlockDots(tiles + v * kTileBytes, chunks, sums);
