@@ -465,7 +465,7 @@ TEST_F(ByHand, PartsWithoutRoutesSendNothing) {
 // One worker behind a simulated wire, on the real clock: a server's thread there, the wire's own thread here.
 class Far {
  public:
-  explicit Far(SimulationOptions options, Duration timeout = kLong) {
+  explicit Far(SimulationOptions options) {
     auto [head, worker] = LoopbackPair();
     server_ = std::thread([link = std::move(worker)] {
       KnownFunction handler;
@@ -475,14 +475,17 @@ class Far {
     options.rtt = std::chrono::microseconds(300);
     options.bandwidth = 1e9;
     options.seed = 5;
+    link_ = WrapSimulated(std::move(head), options, Clock::Real());
+    WaitFor(kLong);
+  }
+  // How long the steps to come wait for their answers.
+  void WaitFor(Duration timeout) {
     exchange_ = MakeExchange({.timeout = timeout, .yield = true, .on_wait = {}});
-    exchange_->SetPeers(Epoch(1), {{.rank = RankId(1),
-                                    .name = "far",
-                                    .link = WrapSimulated(std::move(head), options, Clock::Real()),
-                                    .lost = {}}});
+    exchange_->SetPeers(Epoch(1), {{.rank = RankId(1), .name = "far", .link = link_, .lost = {}}});
   }
   ~Far() {
     exchange_.reset();
+    link_.reset();
     server_.join();
   }
   // Requests and answers alternate on the wire: step s is messages 2 s and 2 s + 1.
@@ -506,6 +509,7 @@ class Far {
   const Rows rows_{RowFormat::kInt16Group128, 7, 1};
   const std::vector<Part> parts_ = PartsFor(1, 7, 0);
   Sums got_;
+  std::shared_ptr<Link> link_;
   std::unique_ptr<Exchange> exchange_;
   std::thread server_;
 };
@@ -529,8 +533,9 @@ TEST(SimulatedExchangeTest, DamageOnTheWireIsRefusedByNameAndTheSumsStayRight) {
 TEST(SimulatedExchangeTest, WhatTheWireLosesIsAwaitedUntilTheDeadlineAndNoLonger) {
   for (const int64_t message : {2, 3}) {
     SCOPED_TRACE(message);
-    Far far({.drop_after_messages = message}, std::chrono::milliseconds(50));
+    Far far({.drop_after_messages = message});
     far.ExpectRight(far.Step(0));
+    far.WaitFor(std::chrono::milliseconds(50));
     for (int step = 1; step < 3; ++step) {  // a cable that is cut stays cut
       const absl::Status late = far.Step(step);
       EXPECT_TRUE(absl::IsDeadlineExceeded(late)) << late;
