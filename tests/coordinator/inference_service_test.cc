@@ -119,6 +119,32 @@ TEST_F(ServerTest, WhatCannotBeIsNamed) {
   EXPECT_EQ(reason_of(request).field, "token_ids");
 }
 
+TEST_F(ServerTest, OneTokenOverTheContextIsRefusedBeforeAnyMessage) {
+  Ready();
+  Gate();
+  const auto context_length = static_cast<uint32_t>(LongInfo().context);
+  const auto first = [&](uint32_t max_tokens, bool* started) {
+    pb::GenerateStreamRequest request;
+    *request.mutable_request() = Request(max_tokens);  // behind two tokens of a prompt
+    grpc::ClientContext context;
+    const auto stream = stub_->GenerateStream(&context, request);
+    pb::GenerateStreamResponse event;
+    *started = stream->Read(&event);
+    context.TryCancel();
+    return stream->Finish();
+  };
+  bool started = false;
+  first(context_length - 2, &started);
+  EXPECT_TRUE(started);
+  const grpc::Status over = first(context_length - 1, &started);
+  EXPECT_FALSE(started);
+  EXPECT_EQ(over.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(FactsOf(FromGrpc(over)).reason, reasons::kContextLength);
+  EXPECT_EQ(FactsOf(FromGrpc(Refusal(Request(context_length - 1)))).reason, reasons::kContextLength);
+  gate_.release(1 << 18);
+  AwaitIdle();
+}
+
 TEST_F(ServerTest, AChatNeedsATemplate) {
   Ready();
   pb::GenerateRequest request = Request(1);
