@@ -39,6 +39,7 @@ struct NodeFacts {
   std::string fingerprint;
   int32_t rank = 0;
   double silence_s = 0;    // since its last heartbeat; 0: the head, and who has not joined
+  std::string interface;   // of the head, on the way to a worker; "none" within one process
   int64_t load_bytes = 0;  // of weights, read so far
   int64_t load_total = 0;  // of them to read; 0 until known
 };

@@ -207,11 +207,17 @@ struct TrunkInfo {
   std::vector<LayerShape> layers;
 };
 
-// What went to one worker and came back since the start.
+// What went to one worker and came back since the start, and what the link to it is like.
 struct PeerCounters {
   int64_t sent_bytes = 0;      // headers included
   int64_t received_bytes = 0;  // the same
   double straggler_s = 0;      // the head waited for this worker alone
+  // As last measured; 0: not yet, or there is no link.
+  double rtt_s = 0;                 // of an empty frame
+  double sent_bytes_per_s = 0;      // of a large one
+  double received_bytes_per_s = 0;  // the same
+
+  void ForgetLink() { rtt_s = sent_bytes_per_s = received_bytes_per_s = 0; }
 };
 
 // Counters of the exchange since the start.
@@ -233,6 +239,9 @@ class Trunk {
   // Forgets a sequence's hash and buffers. Its slot and pages are the caller's to reuse.
   virtual void Release(SequenceId sequence) = 0;
   virtual ExchangeCounters counters() const = 0;
+  // Between two steps: measures the links to the workers, their bandwidth where asked for, for counters().
+  // The status is that of the first link that could not be measured.
+  virtual absl::Status MeasureLinks(bool /*bandwidth*/) { return absl::OkStatus(); }
 };
 
 }  // namespace paceline

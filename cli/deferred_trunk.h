@@ -25,6 +25,10 @@ class DeferredTrunk final : public Trunk {
   ExchangeCounters counters() const override {
     return trunk_ == nullptr ? ExchangeCounters{} : trunk_->counters();
   }
+  absl::Status MeasureLinks(bool bandwidth) override {
+    CHECK(trunk_ != nullptr);
+    return trunk_->MeasureLinks(bandwidth);
+  }
 
  private:
   const TrunkInfo info_;

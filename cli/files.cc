@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -14,6 +15,11 @@
 #include "nlohmann/json.hpp"
 
 namespace paceline::cli {
+
+std::string FolderName(const std::string& path) {
+  const std::filesystem::path plain = std::filesystem::path(path).lexically_normal();
+  return plain.filename().empty() ? plain.parent_path().filename().string() : plain.filename().string();
+}
 
 absl::StatusOr<std::string> ReadWholeFile(const std::string& path) {
   errno = 0;

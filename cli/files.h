@@ -24,6 +24,9 @@ absl::StatusOr<std::vector<TokenId>> ReadTokensJson(const std::string& path);
 // The prompt of whichever flag was given: text, or ids. Empty text when none was.
 absl::StatusOr<std::variant<std::string, std::vector<TokenId>>> ReadPrompt(const PromptOptions& prompt);
 
+// The last part of a folder's path: what its model is called.
+std::string FolderName(const std::string& path);
+
 // JSON text of ids, without a library at the caller's.
 std::string TokensToJson(const std::vector<TokenId>& ids);
 

@@ -4,13 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/processors.h"
 #include "base/status.h"
 #include "cli/console.h"
+#include "cli/files.h"
 #include "transport/simulated_link.h"
 #include "worker/known_answer.h"
 
@@ -126,6 +126,8 @@ absl::Status Head::StartLocalWorkers() {
   const ComputeOptions& compute = config_.options.compute;
   spawn.arguments = {"--backend", compute.backend, "--threads", absl::StrCat(compute_.threads)};
   spawn.arguments.insert(spawn.arguments.end(), {"--load-io", compute.load_io});
+  // Children have this process's environment: a port in it can be had once.
+  spawn.arguments.insert(spawn.arguments.end(), {"--metrics-port", "off"});
   if (!compute.isa.empty()) spawn.arguments.insert(spawn.arguments.end(), {"--isa", compute.isa});
   for (int i = 1; compute.pin != "off" && i <= options.local_workers; ++i) {
     ASSIGN_OR_RETURN(const std::vector<int> processors, ProcessorsOf(compute.pin, compute_.threads, i));
@@ -227,10 +229,7 @@ GenerationDefaults Head::defaults() const {
   return defaults;
 }
 
-std::string Head::model_name() const {
-  const std::filesystem::path path = std::filesystem::path(config_.options.model).lexically_normal();
-  return path.filename().empty() ? path.parent_path().filename().string() : path.filename().string();
-}
+std::string Head::model_name() const { return FolderName(config_.options.model); }
 
 std::vector<int64_t> Head::LeavesPerNode() const {
   std::vector<int64_t> leaves;

@@ -42,6 +42,7 @@ class MeteredTrunk final : public Trunk {
   void Release(SequenceId sequence) override { trunk_.Release(sequence); }
   // Of steps through this one. The trunk itself may be busy with another engine's.
   ExchangeCounters counters() const override { return counters_; }
+  absl::Status MeasureLinks(bool bandwidth) override { return trunk_.MeasureLinks(bandwidth); }
 
   // While no step of this one runs.
   const DecodeMeter& decode() const { return decode_; }

@@ -126,17 +126,27 @@ static void AddModelOptions(CLI::App* app, ModelOptions& options) {
                "portable: the same bits on every device; native: the device's own matrix units");
 }
 
-CLI::Validator AutoOffOr(int64_t low, int64_t high) {
+namespace {
+
+CLI::Validator WordOr(std::vector<std::string> words, int64_t low, int64_t high) {
   return CLI::Validator(
-      [low, high](std::string& value) {
-        if (value == "auto" || value == "off") return std::string();
-        const std::optional<int64_t> depth = DecimalNumber(value);
-        if (depth && *depth >= low && *depth <= high) return std::string();
-        return "expected auto, off, or a number from " + std::to_string(low) + " to " + std::to_string(high) +
-               ", got '" + value + "'";
+      [words = std::move(words), low, high](std::string& value) {
+        if (std::find(words.begin(), words.end(), value) != words.end()) return std::string();
+        const std::optional<int64_t> number = DecimalNumber(value);
+        if (number && *number >= low && *number <= high) return std::string();
+        std::string expected;
+        for (const std::string& word : words) expected += word + ", ";
+        return "expected " + expected + "or a number from " + std::to_string(low) + " to " +
+               std::to_string(high) + ", got '" + value + "'";
       },
       "");
 }
+
+}  // namespace
+
+CLI::Validator OffOr(int64_t low, int64_t high) { return WordOr({"off"}, low, high); }
+
+CLI::Validator AutoOffOr(int64_t low, int64_t high) { return WordOr({"auto", "off"}, low, high); }
 
 void AddMtpFormat(CLI::App* app, DraftingFlags& flags, const std::string& help) {
   Group(app, kDrafting).Choice("mtp-format", flags.mtp_format, {"int4", "stored"}, help);

@@ -69,6 +69,7 @@ CLI::Validator Whole(int64_t low, int64_t high);
 // The parser's own conversion takes -1, and all that is too large, for the largest number.
 CLI::Validator Unsigned();
 CLI::Validator Real(double low, double high);
+CLI::Validator OffOr(int64_t low, int64_t high);
 CLI::Validator AutoOffOr(int64_t low, int64_t high);
 
 void AddModelArgument(CLI::App* app, std::string& model, const char* help);

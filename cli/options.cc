@@ -98,6 +98,12 @@ void AddWorker(CLI::App* app, WorkerOptions& worker, bool& insecure_links) {
                   "The same, after a head that had answered went away")
       ->check(Whole(1, kMany))
       ->option_text("S [60]");
+  group
+      .AddDefault("metrics-port", worker.metrics_port, "GET /metrics of this worker itself; 0: any free port")
+      ->check(OffOr(0, 65535))
+      ->option_text("PORT|off [off]");
+  group.AddDefault("metrics-host", worker.metrics_host, "Address of that page")
+      ->option_text("ADDRESS [127.0.0.1]");
   // The head decides whether plain links are allowed: it listens. Taken here so that one set of flags suits
   // both.
   group.Flag("insecure-links", insecure_links, "Accepted; it is the head that must allow unencrypted links");

@@ -103,6 +103,8 @@ struct WorkerOptions {
   int rank = 0;      // taken if free; 0: any
   int dial_timeout_s = 60;
   int rejoin_timeout_s = 60;
+  std::string metrics_host = "127.0.0.1";
+  std::string metrics_port = "off";  // off, or a port of the page; 0: any free one
   ComputeOptions compute;
 };
 

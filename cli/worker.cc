@@ -9,6 +9,8 @@
 #include "cli/commands.h"
 #include "cli/compute.h"
 #include "cli/console.h"
+#include "cli/files.h"
+#include "cli/worker_metrics.h"
 #include "worker/known_answer.h"
 #include "worker/node_client.h"
 
@@ -20,8 +22,19 @@ constexpr Duration kReportPatience = std::chrono::seconds(3);
 
 absl::Status Work(const WorkerOptions& options, const std::string& name) {
   ASSIGN_OR_RETURN(const Compute compute, ResolveCompute(options.compute, 1));
+  WorkerCounters counters;
+  std::unique_ptr<WorkerMetricsPage> page;
+  if (const std::optional<int64_t> port = DecimalNumber(options.metrics_port)) {
+    const WorkerIdentity identity{name, FolderName(options.model), PACELINE_VERSION,
+                                  std::string(compute.table->name)};
+    ASSIGN_OR_RETURN(
+        page, WorkerMetricsPage::Start(options.metrics_host, static_cast<int>(*port), identity, counters));
+    StdErr().Line(
+        absl::StrCat(name, ": metrics at http://", options.metrics_host, ":", page->port(), "/metrics"));
+  }
   absl::StatusOr<std::unique_ptr<Checkpoint>> opened = Checkpoint::Open(options.model);
   WorkerConfig config;
+  config.counters = &counters;
   config.join = options.join;
   config.facts.name = name;
   config.facts.pid = getpid();

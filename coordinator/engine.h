@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -143,6 +144,9 @@ class Engine {
   void Calibrate();
   // Takes what the trunk exchanged since `before` out of the statistics: it served no request.
   void LeaveOut(const ExchangeCounters& before);
+  // Whether the links to the workers were measured so long ago that it is time again.
+  bool LinksDue() const;
+  void MeasureLinks(bool bandwidth);
   void Book(const StepOutcome& outcome, TimePoint now);
   void CountDrafts(Generation& generation, const StepOutcome& outcome, int64_t emitted);
   void End(SequenceId id, absl::Status status, FinishReason reason, StopMatch match);
@@ -171,6 +175,7 @@ class Engine {
   bool calibrated_ = false;
   int failed_calibrations_ = 0;
   ExchangeCounters left_out_;  // measuring and proofs of readiness
+  std::optional<TimePoint> links_measured_;
   EngineStats counting_;
 
   std::mutex tickets_mutex_;

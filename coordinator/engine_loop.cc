@@ -19,6 +19,9 @@ namespace {
 // How long an idle engine sleeps at most before it looks around again.
 constexpr Duration kIdleWait = std::chrono::seconds(1);
 constexpr int kCalibrationAttempts = 3;
+// Between two measurements of the links: some round trips, so a thousandth of the time at most where one
+// takes two milliseconds.
+constexpr Duration kLinkInterval = std::chrono::seconds(10);
 
 }  // namespace
 
@@ -53,6 +56,7 @@ void Engine::Loop() {
     } else if (!warming_.empty()) {
       RunWarmStep();
     }
+    if (LinksDue()) MeasureLinks(/*bandwidth=*/false);
     Publish();
   }
   const absl::Status stopped = Stopping();
@@ -140,7 +144,10 @@ void Engine::RunStep() {
     drew_a_token |= outcome.status.ok() && !outcome.rows.empty();
     Book(outcome, now);
   }
-  if (plan.probe_workers && drew_a_token) AnswerWarm(absl::OkStatus());
+  if (plan.probe_workers && drew_a_token) {
+    MeasureLinks(/*bandwidth=*/true);
+    AnswerWarm(absl::OkStatus());
+  }
 }
 
 // With nothing running, slot 0 is free: one token after a prompt of one token.
@@ -163,7 +170,9 @@ void Engine::RunWarmStep() {
   parts_.trunk->Release(rows.sequence);
   if (!result.ok()) return AnswerWarm(NameLostNode(result.status()));
   CHECK_EQ(result->sequences.size(), 1u);
-  AnswerWarm(result->sequences[0].status);
+  const absl::Status& proof = result->sequences[0].status;
+  if (proof.ok()) MeasureLinks(/*bandwidth=*/true);
+  AnswerWarm(proof);
 }
 
 bool Engine::CalibrationDue() const {
@@ -204,6 +213,20 @@ void Engine::LeaveOut(const ExchangeCounters& before) {
   left_out_.layers += now.layers - before.layers;
   left_out_.bytes += now.bytes - before.bytes;
   left_out_.seconds += now.seconds - before.seconds;
+}
+
+// Not before a proof has shown that everybody answers.
+bool Engine::LinksDue() const {
+  return links_measured_ && parts_.clock->Now() - *links_measured_ >= kLinkInterval && Degraded().ok();
+}
+
+void Engine::MeasureLinks(bool bandwidth) {
+  const ExchangeCounters before = parts_.trunk->counters();
+  const absl::Status measured = parts_.trunk->MeasureLinks(bandwidth);
+  LeaveOut(before);
+  links_measured_ = parts_.clock->Now();
+  if (!measured.ok() && parts_.log)
+    parts_.log(absl::StrCat("a link could not be measured: ", measured.message()));
 }
 
 // Of the accepted drafts those count whose tokens were emitted.

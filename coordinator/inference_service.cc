@@ -146,7 +146,7 @@ void RequestIds::Return(const std::string& id) {
 // What both kinds of call remember of their request.
 class CallBasics {
  public:
-  explicit CallBasics(RequestIds& ids) : ids_(&ids) {}
+  explicit CallBasics(std::shared_ptr<RequestIds> ids) : ids_(std::move(ids)) {}
   // Before the client can know of the end, or it might use the id again too early.
   void ReturnId() {
     if (id_taken_) ids_->Return(*id_taken_);
@@ -169,7 +169,7 @@ class CallBasics {
   std::string caller;  // name of the API key
 
  private:
-  RequestIds* ids_;
+  std::shared_ptr<RequestIds> ids_;
   std::optional<std::string> id_taken_;
 };
 
@@ -266,7 +266,8 @@ void CallToWire(const OutputEvent& event, uint32_t output, pb::ToolCall* wire) {
 // Generate: collects, then answers once.
 class InferenceService::UnaryCall final : public grpc::ServerUnaryReactor, public ChoicesSink {
  public:
-  UnaryCall(RequestIds& ids, pb::GenerateResponse* response) : basics_(ids), response_(response) {}
+  UnaryCall(std::shared_ptr<RequestIds> ids, pb::GenerateResponse* response)
+      : basics_(std::move(ids)), response_(response) {}
 
   void Begin(std::shared_ptr<UnaryCall> self, InferenceService& service,
              const grpc::CallbackServerContext& context, const pb::GenerateRequest& request) {
@@ -350,11 +351,12 @@ class InferenceService::UnaryCall final : public grpc::ServerUnaryReactor, publi
   std::shared_ptr<UnaryCall> self_;
 };
 
-// The engine's side of GenerateStream: writes the log.
+// The engine's side of GenerateStream: writes the log. It may outlive its call, which ends as soon as the client
+// has gone, and with it the service: a step takes as long as it takes.
 class InferenceService::StreamWriter final : public ChoicesSink {
  public:
-  StreamWriter(InferenceService& service, const CallBasics& basics, int32_t choices)
-      : service_(service),
+  StreamWriter(std::shared_ptr<StreamLogs> streams, const CallBasics& basics, int32_t choices)
+      : streams_(std::move(streams)),
         basics_(basics),
         log_(std::make_shared<StreamLog>(basics.shape.resume_window, basics.caller)),
         gathered_(static_cast<size_t>(choices)) {
@@ -366,7 +368,7 @@ class InferenceService::StreamWriter final : public ChoicesSink {
 
   void OnStarted(const GenerationStarted& started) override {
     request_id_ = started.request_id;
-    service_.streams_.Add(request_id_, log_);
+    streams_->Add(request_id_, log_);
     pb::GenerateStreamResponse message;
     StartedToWire(started, message.mutable_started());
     Send(std::move(message));
@@ -410,7 +412,7 @@ class InferenceService::StreamWriter final : public ChoicesSink {
           static_cast<uint32_t>(ReasoningTokens(answers_)));
       Send(std::move(completed));
     }
-    if (!request_id_.empty()) service_.streams_.Ended(request_id_, log_);
+    if (!request_id_.empty()) streams_->Ended(request_id_, log_);
     log_->Close(status);
   }
 
@@ -447,7 +449,7 @@ class InferenceService::StreamWriter final : public ChoicesSink {
     log_->Append(std::move(message));
   }
 
-  InferenceService& service_;
+  const std::shared_ptr<StreamLogs> streams_;
   CallBasics basics_;
   const std::shared_ptr<StreamLog> log_;
   // The engine thread's.
@@ -476,7 +478,7 @@ grpc::ServerWriteReactor<pb::GenerateStreamResponse>* InferenceService::Generate
     basics.ReturnId();
     return new Refused(ToGrpc(request.status()));
   }
-  const auto writer = std::make_shared<StreamWriter>(*this, basics, request->choices);
+  const auto writer = std::make_shared<StreamWriter>(streams_, basics, request->choices);
   const auto reader = std::make_shared<StreamReader<pb::GenerateStreamResponse>>(writer->log(), 0);
   CHECK(writer->log()->Attach(reader, 0).ok());
   auto ticket = SubmitChoices(engine_, std::move(request->request), request->choices, writer);
@@ -494,7 +496,7 @@ grpc::ServerWriteReactor<pb::ResumeGenerationResponse>* InferenceService::Resume
   using Refused = RefusedCall<pb::ResumeGenerationResponse>;
   const absl::StatusOr<std::string> caller = CallerOf(*context, keys_);
   if (!caller.ok()) return new Refused(ToGrpc(caller.status()));
-  const std::shared_ptr<StreamLog> log = streams_.Find(request->request_id());
+  const std::shared_ptr<StreamLog> log = streams_->Find(request->request_id());
   // Of another key's streams nothing is known.
   if (log == nullptr || log->owner() != *caller)
     return new Refused(ToGrpc(UnknownRequest(request->request_id())));

@@ -32,7 +32,8 @@ class RequestIds {
   std::set<std::string> ids_;  // guarded by mutex_
 };
 
-// Thread-safe. Destroyed after its server is shut down.
+// Thread-safe. Destroyed after its server is shut down. The engine may have to end generations even then: they
+// hold what they need of the service.
 class InferenceService final : public inference::v1::InferenceService::CallbackService {
  public:
   // `engine`, `state`, `keys` and `chat_template`, which may be null, outlive the service.
@@ -75,8 +76,8 @@ class InferenceService final : public inference::v1::InferenceService::CallbackS
   const ServingState& state_;
   const ChatTemplate* const chat_template_;
   const ApiKeys& keys_;
-  RequestIds request_ids_;
-  StreamLogs streams_;
+  const std::shared_ptr<RequestIds> request_ids_ = std::make_shared<RequestIds>();
+  const std::shared_ptr<StreamLogs> streams_ = std::make_shared<StreamLogs>();
 };
 
 }  // namespace paceline

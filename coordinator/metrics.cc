@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "coordinator/metric_families.h"
+#include "coordinator/process_metrics.h"
 
 namespace paceline {
 namespace {
@@ -303,22 +304,41 @@ class Page {
         MetricType::kCounter, One(exchange.seconds));
     families_.Begin("paceline_ep_bytes_total", "Bytes on the head's links to a node, headers included.",
                     MetricType::kCounter);
-    EachPeer([&](const PeerCounters& peer, const MetricLabels& labels) {
-      families_.Add(Value(peer.sent_bytes), Joined(labels, {{"direction", "sent"}}));
-      families_.Add(Value(peer.received_bytes), Joined(labels, {{"direction", "received"}}));
+    EachPeer([&](const PeerCounters& peer, const NodeFacts& node) {
+      families_.Add(Value(peer.sent_bytes), Joined(NodeLabels(node), {{"direction", "sent"}}));
+      families_.Add(Value(peer.received_bytes), Joined(NodeLabels(node), {{"direction", "received"}}));
     });
     families_.Begin("paceline_ep_straggler_seconds_total",
                     "Time the head waited for this node alone, all others having answered.",
                     MetricType::kCounter);
-    EachPeer([&](const PeerCounters& peer, const MetricLabels& labels) {
-      families_.Add(peer.straggler_s, labels);
+    EachPeer([&](const PeerCounters& peer, const NodeFacts& node) {
+      families_.Add(peer.straggler_s, NodeLabels(node));
+    });
+    Links();
+  }
+  // What has not been measured, or is no more, has no sample.
+  void Links() {
+    const auto labels = [this](const NodeFacts& node) {
+      return Joined(NodeLabels(node), {{"interface", node.interface}});
+    };
+    families_.Begin("paceline_link_rtt_seconds", "Round trip of an empty frame to a node and back.",
+                    MetricType::kGauge);
+    EachPeer([&](const PeerCounters& peer, const NodeFacts& node) {
+      if (peer.rtt_s > 0) families_.Add(peer.rtt_s, labels(node));
+    });
+    families_.Begin("paceline_link_bandwidth_bytes", "Bytes a second of a large frame to a node or back.",
+                    MetricType::kGauge);
+    EachPeer([&](const PeerCounters& peer, const NodeFacts& node) {
+      if (peer.sent_bytes_per_s == 0) return;
+      families_.Add(peer.sent_bytes_per_s, Joined(labels(node), {{"direction", "sent"}}));
+      families_.Add(peer.received_bytes_per_s, Joined(labels(node), {{"direction", "received"}}));
     });
   }
-  void EachPeer(const std::function<void(const PeerCounters&, const MetricLabels&)>& write) {
+  void EachPeer(const std::function<void(const PeerCounters&, const NodeFacts&)>& write) {
     const std::vector<PeerCounters>& peers = now_.engine.exchange.peers;
     for (const NodeFacts& node : now_.cluster.nodes) {
       const auto rank = static_cast<size_t>(node.rank);
-      if (rank > 0 && rank <= peers.size()) write(peers[rank - 1], NodeLabels(node));
+      if (rank > 0 && rank <= peers.size()) write(peers[rank - 1], node);
     }
   }
   MetricLabels NodeLabels(const NodeFacts& node) const {
@@ -339,24 +359,7 @@ class Page {
   void Process() {
     families_.Begin("paceline_build_info", "1; what is running.", MetricType::kGauge);
     families_.Add(1, Joined(own_, {{"version", options_.version}, {"fingerprint", now_.model.fingerprint}}));
-    const ProcessFacts& p = now_.process;
-    const auto plain = [&](const std::string& name, const std::string& help, MetricType type, double value) {
-      families_.Begin(name, help, type);
-      families_.Add(value, {});
-    };
-    plain("process_cpu_seconds_total", "Processor time of the head, all threads.", MetricType::kCounter,
-          p.cpu_s);
-    plain("process_start_time_seconds", "When the head started, since 1970.", MetricType::kGauge,
-          p.start_time_s);
-    plain("process_resident_memory_bytes", "Memory of the head.", MetricType::kGauge,
-          Value(p.resident_bytes));
-    plain("process_virtual_memory_bytes", "Address space of the head.", MetricType::kGauge,
-          Value(p.virtual_bytes));
-    plain("process_open_fds", "Files and sockets the head has open.", MetricType::kGauge,
-          Value(p.open_files));
-    Own("process_anonymous_memory_bytes", "Memory of the head that is not a file's.", MetricType::kGauge,
-        One(Value(p.anonymous_bytes)));
-    Own("process_threads", "Threads of the head.", MetricType::kGauge, One(Value(p.threads)));
+    AddProcessMetrics(now_.process, own_, families_);
   }
 
   const MetricsSnapshot& now_;

@@ -3,6 +3,7 @@
 #include "transport/exchange.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <deque>
 #include <optional>
@@ -22,6 +23,12 @@ namespace {
 // short slice bounds how long the sends of other links, and news of membership, stay unattended.
 constexpr Duration kSliceAlone = std::chrono::milliseconds(5);
 constexpr Duration kSliceAmongMany = std::chrono::microseconds(500);
+
+// Of a measurement. An even mix of luck goes out of five, and a MiB is long on the way where a layer's rows
+// are short.
+constexpr int kProbes = 5;
+constexpr int kBulkProbes = 3;
+constexpr int32_t kBulkBytes = kMaxProbeBytes;
 
 // One part that is out.
 struct Awaited {
@@ -147,10 +154,22 @@ class HeadExchange final : public Exchange {
     peers_ = std::move(peers);
     for (const Peer& peer : peers_)
       traffic_.resize(std::max(traffic_.size(), static_cast<size_t>(peer.rank.value())));
-    for (const Peer& peer : peers_) {
-      if (peer.link != nullptr)
-        old_bytes_ -= peer.link->bytes();  // what an earlier exchange moved is not ours
+    for (size_t i = 0; i < peers_.size(); ++i) {
+      if (peers_[i].link == nullptr) {
+        Traffic(i).ForgetLink();
+      } else {
+        old_bytes_ -= peers_[i].link->bytes();  // what an earlier exchange moved is not ours
+      }
     }
+  }
+
+  absl::Status MeasureLinks(bool bandwidth) override {
+    Discard();
+    absl::Status first;
+    for (size_t i = 0; i < peers_.size(); ++i) {
+      if (peers_[i].link != nullptr && peers_[i].lost.ok()) first.Update(Measure(i, bandwidth));
+    }
+    return first;
   }
 
   int64_t bytes() const override {
@@ -308,20 +327,88 @@ class HeadExchange final : public Exchange {
 
   PeerCounters& Traffic(size_t peer) { return traffic_[static_cast<size_t>(peers_[peer].rank.value()) - 1]; }
 
+  absl::Status Measure(size_t peer, bool bandwidth) {
+    ASSIGN_OR_RETURN(const double rtt_s, MedianTrip(peer, kProbes, 0, 0));
+    PeerCounters& traffic = Traffic(peer);
+    traffic.rtt_s = rtt_s;
+    if (!bandwidth) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const double out_s, MedianTrip(peer, kBulkProbes, kBulkBytes, 0));
+    ASSIGN_OR_RETURN(const double back_s, MedianTrip(peer, kBulkProbes, 0, kBulkBytes));
+    // Less the way there and back; where that is lost in noise, the whole trip is the honest bound.
+    const auto rate = [rtt_s](double trip_s) {
+      return kBulkBytes / (trip_s > rtt_s ? trip_s - rtt_s : trip_s);
+    };
+    traffic.sent_bytes_per_s = rate(out_s);
+    traffic.received_bytes_per_s = rate(back_s);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<double> MedianTrip(size_t peer, int trips, int32_t out_bytes, int32_t back_bytes) {
+    std::array<double, kProbes> seconds{};
+    for (int i = 0; i < trips; ++i) {
+      ASSIGN_OR_RETURN(seconds[static_cast<size_t>(i)], Trip(peer, out_bytes, back_bytes));
+    }
+    std::sort(seconds.begin(), seconds.begin() + trips);
+    return seconds[static_cast<size_t>(trips / 2)];
+  }
+
+  // Seconds from a probe to its result.
+  absl::StatusOr<double> Trip(size_t peer, int32_t out_bytes, int32_t back_bytes) {
+    probe_.resize(static_cast<size_t>(out_bytes));
+    const FrameKey key{.epoch = epoch_.value(), .head = options_.head, .part = NextPart()};
+    builder_.Probe(key, probe_, back_bytes);
+    const TimePoint began = Clock::Real().Now();
+    if (absl::Status sent = Send(peer); !sent.ok()) return sent;
+    Polling polling(options_.yield);
+    for (;;) {
+      ASSIGN_OR_RETURN(const Bytes message, TakeMessage(peer));
+      if (!message.empty()) {
+        const absl::StatusOr<Frame> frame = DecodeFrame(message);
+        if (!frame.ok()) return Named(peers_[peer], frame.status(), " sent what cannot be read: ");
+        const FrameHeader& h = frame->header;
+        const bool ours = h.key == key;
+        if (ours && h.operation == Operation::kProbeResult && h.width == back_bytes)
+          return Seconds(Clock::Real().Now() - began);
+        if (h.operation == Operation::kError && (ours || h.key.part == kNoPart)) {
+          absl::Status refusal;
+          const absl::Status bad = DecodeError(*frame, refusal);
+          return Named(peers_[peer], bad.ok() ? refusal : bad, " refused a probe: ");
+        }
+        ++dropped_;  // late, of a step that was given up
+        polling.Restart();
+        continue;
+      }
+      if (polling.Again()) continue;
+      const TimePoint now = Clock::Real().Now();
+      if (now >= began + options_.timeout) {
+        return Error(errors::kTimeout, absl::StrCat("no answer to a probe from ", NameOf(peers_[peer]),
+                                                    " within ", Seconds(options_.timeout), " s"));
+      }
+      if (options_.on_wait) options_.on_wait();
+      peers_[peer].link->Wait(std::min(began + options_.timeout, now + kSliceAlone));
+    }
+  }
+
+  // What has arrived from a peer: a message, or nothing yet.
+  absl::StatusOr<Bytes> TakeMessage(size_t peer) {
+    const absl::StatusOr<Bytes> message = peers_[peer].link->TryReceive();
+    if (!message.ok()) {
+      peers_[peer].lost = message.status();
+      return Lost(peers_[peer], message.status());
+    }
+    Traffic(peer).received_bytes += static_cast<int64_t>(message->size());
+    return message;
+  }
+
   // Takes what has arrived on every link that owes an answer. True: something had.
   absl::StatusOr<bool> Poll(Request& current, const Sink& sink) {
     bool arrived = false;
     for (size_t i = 0; i < peers_.size(); ++i) {
       if (!Owes(i)) continue;
-      const absl::StatusOr<Bytes> message = peers_[i].link->TryReceive();
-      if (!message.ok()) {
-        peers_[i].lost = message.status();
-        return Lost(peers_[i], message.status());
-      }
-      if (message->empty()) continue;
+      ASSIGN_OR_RETURN(const Bytes message, TakeMessage(i));
+      if (message.empty()) continue;
       arrived = true;
-      Traffic(i).received_bytes += static_cast<int64_t>(message->size());
-      if (absl::Status bad = Take(i, *message, current, sink); !bad.ok()) return bad;
+      if (absl::Status bad = Take(i, message, current, sink); !bad.ok()) return bad;
     }
     return arrived;
   }
@@ -452,6 +539,7 @@ class HeadExchange final : public Exchange {
   std::deque<std::unique_ptr<Request>> open_;  // in the order sent
   std::vector<std::unique_ptr<Request>> spare_;
   FrameBuilder builder_;
+  std::vector<std::byte> probe_;  // payload of probes
   uint32_t next_part_ = 0;
   int64_t old_bytes_ = 0;
   int64_t dropped_ = 0;

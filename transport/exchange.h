@@ -108,6 +108,11 @@ class Exchange {
   };
   virtual void SetPeers(Epoch epoch, std::vector<Peer> peers) = 0;
 
+  // Between two steps: the round trip of an empty frame over every link that lives and, where asked for, how
+  // fast a large one passes each way. peers() has the figures. Says what went wrong with the first link that
+  // could not be measured; the others have been.
+  virtual absl::Status MeasureLinks(bool bandwidth) = 0;
+
   virtual int64_t bytes() const = 0;             // both directions, all links of this exchange
   virtual double wait_seconds() const = 0;       // spent waiting in Receive*
   virtual int64_t dropped() const { return 0; }  // late or duplicate answers thrown away

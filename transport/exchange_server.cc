@@ -52,8 +52,12 @@ class Server {
         return Experts(frame);
       case Operation::kMatmulRows:
         return Matmul(frame);
+      case Operation::kProbe:
+        probe_.resize(static_cast<size_t>(h.width));
+        builder_.ProbeResult(h.key, probe_);
+        return absl::OkStatus();
       default:
-        return Error(errors::kFrame, absl::StrCat("operation: expected experts or matmul_rows, got ",
+        return Error(errors::kFrame, absl::StrCat("operation: expected experts, matmul_rows or probe, got ",
                                                   OperationName(h.operation)));
     }
   }
@@ -103,6 +107,7 @@ class Server {
   std::vector<uint8_t> row_errors_;  // [rows]
   std::vector<float> x_;             // [rows, width]
   std::vector<float> y_;             // [rows, outputs]
+  std::vector<std::byte> probe_;     // what a probe gets back
   FrameBuilder builder_;
 };
 

@@ -62,13 +62,17 @@ PayloadRange PayloadOf(const FrameHeader& h) {
       return {values, values};
     case Operation::kError:
       return {4, 4 + kMaxErrorText};
+    case Operation::kProbe:
+      return {0, kMaxProbeBytes};
+    case Operation::kProbeResult:
+      return {h.width, h.width};
   }
   return {};
 }
 
 absl::Status CheckFields(const FrameHeader& h, uint16_t reserved) {
   const auto operation = static_cast<int>(h.operation);
-  if (operation < 1 || operation > 5) return Refuse("operation", "1 to 5", operation);
+  if (operation < 1 || operation > 7) return Refuse("operation", "1 to 7", operation);
   if (reserved != 0) return Refuse("bytes 6 and 7", 0, reserved);
   const int format = h.row_format;
   switch (h.operation) {
@@ -88,6 +92,10 @@ absl::Status CheckFields(const FrameHeader& h, uint16_t reserved) {
   if (h.operation == Operation::kError) {
     if (h.rows != 0) return Refuse("rows", "0 in error", h.rows);
     if (h.width != 0) return Refuse("width", "0 in error", h.width);
+  } else if (h.operation == Operation::kProbe || h.operation == Operation::kProbeResult) {
+    if (h.rows != 0) return Refuse("rows", absl::StrCat("0 in ", OperationName(h.operation)), h.rows);
+    if (h.width < 0 || h.width > kMaxProbeBytes)
+      return Refuse("width", absl::StrCat("0 to ", kMaxProbeBytes), h.width);
   } else {
     if (h.rows < 1 || h.rows > kBlockRows) return Refuse("rows", absl::StrCat("1 to ", kBlockRows), h.rows);
     if (h.width < 1 || h.width > kMaxFrameWidth)
@@ -118,6 +126,10 @@ const char* OperationName(Operation operation) {
       return "matmul_result";
     case Operation::kError:
       return "error";
+    case Operation::kProbe:
+      return "probe";
+    case Operation::kProbeResult:
+      return "probe_result";
   }
   return "unknown operation";
 }

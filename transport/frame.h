@@ -3,8 +3,9 @@
 //
 //   offset size  field
 //        0    4  magic, "PLX1": the digit is the version
-//        4    1  operation: 1 experts, 2 experts_result, 3 matmul_rows, 4 matmul_result, 5 error
-//        5    1  row format: 1 int16g128, 2 fp32, 3 int8g128; 0 in an error and in experts_result
+//        4    1  operation: 1 experts, 2 experts_result, 3 matmul_rows, 4 matmul_result, 5 error,
+//                6 probe, 7 probe_result
+//        5    1  row format: 1 int16g128, 2 fp32, 3 int8g128; 0 where no rows travel, and in experts_result
 //        6    2  zero
 //        8    4  epoch of the placement table
 //       12    4  head that speaks
@@ -13,8 +14,9 @@
 //       28    4  part: the leaves of one rank, numbered by the head; all ones: an error nobody can place
 //       32    4  block of rows within the step and layer
 //       36    4  first row: lowest index in the block (experts) or index in the matmul's x
-//       40    4  rows, 1 to 64; 0 in an error
-//       44    4  width: hidden, or the matmul's inputs (request) or outputs (answer); 0 in an error
+//       40    4  rows, 1 to 64; 0 in an error, a probe and its result
+//       44    4  width: hidden, or the matmul's inputs (request) or outputs (answer); of a probe and its
+//                result the bytes of the result's payload; 0 in an error
 //       48    4  routes; 0 but in experts
 //       52    4  payload length in bytes
 //       56    4  CRC-32C of the payload
@@ -33,6 +35,8 @@
 //   matmul_rows     rows x width f32
 //   matmul_result   rows x width f32
 //   error           u32 status code (absl::StatusCode), then a sentence of at most 4,096 bytes
+//   probe           any bytes, 1,048,576 at most
+//   probe_result    any bytes, as many as the probe asks for
 #pragma once
 
 #include <array>
@@ -54,6 +58,8 @@ enum class Operation : uint8_t {
   kMatmulRows = 3,
   kMatmulResult = 4,
   kError = 5,
+  kProbe = 6,  // answered at once: how far the other end is
+  kProbeResult = 7,
 };
 const char* OperationName(Operation operation);
 
@@ -63,6 +69,7 @@ inline constexpr int64_t kMaxFramePayload = kMaxMessageBytes - kFrameHeaderBytes
 inline constexpr int32_t kMaxFrameWidth = 1 << 20;
 inline constexpr int32_t kMaxFrameRoutes = 1 << 20;
 inline constexpr int64_t kMaxErrorText = 4096;
+inline constexpr int32_t kMaxProbeBytes = 1 << 20;
 // The part of an error that answers a frame whose header could not be read.
 inline constexpr uint32_t kNoPart = 0xFFFFFFFF;
 
@@ -137,6 +144,9 @@ class FrameBuilder {
   void Matmul(Operation operation, const FrameKey& key, int32_t first_row, const float* values, int32_t rows,
               int32_t width);
   void Error(const FrameKey& key, const absl::Status& status);
+  // `payload` of a probe, which asks for `result_bytes`.
+  void Probe(const FrameKey& key, Bytes payload, int32_t result_bytes);
+  void ProbeResult(const FrameKey& key, Bytes payload);
 
   std::span<const Bytes> parts() const { return parts_; }
   std::span<const uint8_t> indices() const { return indices_; }  // of the last Experts

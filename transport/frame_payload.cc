@@ -301,4 +301,14 @@ void FrameBuilder::Error(const FrameKey& key, const absl::Status& status) {
   Finish({.operation = Operation::kError, .key = key});
 }
 
+void FrameBuilder::Probe(const FrameKey& key, Bytes payload, int32_t result_bytes) {
+  parts_.assign({Bytes(), payload});
+  Finish({.operation = Operation::kProbe, .key = key, .width = result_bytes});
+}
+
+void FrameBuilder::ProbeResult(const FrameKey& key, Bytes payload) {
+  parts_.assign({Bytes(), payload});
+  Finish({.operation = Operation::kProbeResult, .key = key, .width = static_cast<int32_t>(payload.size())});
+}
+
 }  // namespace paceline

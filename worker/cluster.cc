@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/status.h"
+#include "transport/interfaces.h"
 #include "worker/node_service.h"
 
 namespace paceline {
@@ -176,6 +177,7 @@ ClusterFacts Cluster::Facts() const {
     node.fingerprint = ClusterFingerprint(place.hello.fingerprints);
     node.rank = rank;
     node.silence_s = Seconds(place.silence);
+    node.interface = place.interface;
     node.load_bytes = place.progress.done_bytes;
     node.load_total = place.progress.total_bytes;
     facts.nodes.push_back(std::move(node));
@@ -187,6 +189,8 @@ JoinTerms Cluster::terms() const { return membership_.standard().terms; }
 
 JoinHost::Admission Cluster::Join(const JoinHello& hello, std::shared_ptr<MemberChannel> channel) {
   Admission admission;
+  // Threads of this process have no address.
+  const std::string interface = hello.address.empty() ? "none" : InterfaceTowards(hello.address);
   std::unique_lock<std::mutex> lock(mutex_);
   if (stopping_) {
     admission.status = Error(errors::kUnreachable, "the head is shutting down");
@@ -211,7 +215,8 @@ JoinHost::Admission Cluster::Join(const JoinHello& hello, std::shared_ptr<Member
   }
   const std::string token =
       absl::StrCat(absl::Hex(Draw64(), absl::kZeroPad16), absl::Hex(Draw64(), absl::kZeroPad16));
-  const Place& place = membership_.Take(decision.rank, hello, token, std::move(channel));
+  Place& place = membership_.Take(decision.rank, hello, token, std::move(channel));
+  place.interface = interface;
   admission.member = place.member;
   Assignment& assignment = admission.assignment;
   assignment.share = ShareOf(membership_.placement(), decision.rank, config_.contract);

@@ -21,7 +21,7 @@ namespace paceline {
 
 // Revision of the node protocol, the frames and the link's first message together. Nodes of one cluster agree
 // on it.
-inline constexpr uint32_t kProtocolRevision = 1;
+inline constexpr uint32_t kProtocolRevision = 2;
 
 struct JoinTerms {
   uint32_t protocol = kProtocolRevision;

@@ -34,6 +34,7 @@ struct Place {
   absl::Status lost;  // why, when lost
   LoadedFacts loaded;
   LoadProgress progress;
+  std::string interface;  // of the head, on the way to it
   std::string token;
   std::shared_ptr<Link> link;
   std::shared_ptr<MemberChannel> channel;

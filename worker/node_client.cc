@@ -193,7 +193,9 @@ std::string ReachableAddress(const std::string& link_address, const std::string&
 
 class WorkerLife {
  public:
-  explicit WorkerLife(WorkerConfig config) : config_(std::move(config)) {
+  explicit WorkerLife(WorkerConfig config)
+      : config_(std::move(config)),
+        counters_(config_.counters != nullptr ? *config_.counters : own_counters_) {
     if (config_.facts.session == 0) {
       std::random_device device;
       config_.facts.session = (uint64_t{device()} << 32) | device() | 1;
@@ -291,9 +293,15 @@ class WorkerLife {
 
   Ending Member(ControlStream& stream, const Assignment& assignment, bool* served) {
     Heartbeats heartbeats(stream, assignment.heartbeat_interval, assignment.epoch);
-    stream.SetOnEpoch([&heartbeats](Epoch epoch) { heartbeats.SetEpoch(epoch); });
+    counters_.rank = assignment.share.rank.value();
+    counters_.epoch = assignment.epoch.value();
+    stream.SetOnEpoch([this, &heartbeats](Epoch epoch) {
+      heartbeats.SetEpoch(epoch);
+      counters_.epoch = heartbeats.epoch().value();
+    });
     const Ending ending = LoadAndServe(stream, heartbeats, assignment, served);
     stream.SetOnEpoch(nullptr);
+    counters_.serving = false;
     return ending;
   }
 
@@ -336,8 +344,15 @@ class WorkerLife {
     options.head = assignment.head;
     options.yield = assignment.yield;
     options.stop = [this, &stream] { return Stopped() || stream.ended(); };
-    options.progress = [&heartbeats] { heartbeats.CountFrame(); };
-    const absl::Status ended = ServeExchange(link, *held_.handler, options);
+    const int64_t bytes_before = counters_.link_bytes;
+    options.progress = [this, &heartbeats, &link, bytes_before] {
+      heartbeats.CountFrame();
+      counters_.link_bytes = bytes_before + link.bytes();
+    };
+    CountingHandler handler(*held_.handler, counters_);
+    ++counters_.memberships;
+    counters_.serving = true;
+    const absl::Status ended = ServeExchange(link, handler, options);
     stream.Guard(nullptr);
     if (Stopped()) return {absl::OkStatus(), true};
     return {ended.ok() ? ControlStream::Gone() : ended, false};
@@ -347,7 +362,9 @@ class WorkerLife {
     if (held_.handler != nullptr && held_share_ == share) return absl::OkStatus();
     held_ = {};
     TimePoint next = TimePoint::min();
-    const auto progress = [&stream, &next](LoadProgress now) {
+    const auto progress = [this, &stream, &next](LoadProgress now) {
+      counters_.load_bytes = now.done_bytes;
+      counters_.load_total = now.total_bytes;
       const TimePoint at = Clock::Real().Now();
       if (at < next && now.done_bytes < now.total_bytes) return;
       next = at + kProgressInterval;
@@ -359,6 +376,9 @@ class WorkerLife {
     progress({});
     ASSIGN_OR_RETURN(held_, config_.factory(share, progress));
     held_share_ = share;
+    counters_.experts_held = held_.facts.experts;
+    counters_.leaves_held = held_.facts.leaves;
+    counters_.bytes_held = held_.facts.bytes;
     return absl::OkStatus();
   }
 
@@ -373,6 +393,8 @@ class WorkerLife {
   }
 
   WorkerConfig config_;
+  WorkerCounters own_counters_;
+  WorkerCounters& counters_;  // own_counters_ where nobody looks
   bool member_once_ = false;
   LoadedHandler held_;  // kept over a reconnection that gives the same share
   Share held_share_;

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "base/clock.h"
 #include "worker/join.h"
+#include "worker/worker_counters.h"
 
 namespace paceline {
 
@@ -19,6 +20,7 @@ struct WorkerConfig {
   Duration rejoin_patience = std::chrono::seconds(60);  // after the head was lost
   std::function<bool()> stop;                           // looked at a few times a second; empty: never
   std::function<void(const std::string& line)> log;     // for people; empty: dropped
+  WorkerCounters* counters = nullptr;                   // what is done is counted there too; outlives the run
 };
 
 // Runs on the calling thread, which becomes the compute thread. Ok when `stop` turned true. NET-002: nobody

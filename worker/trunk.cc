@@ -141,6 +141,11 @@ ExchangeCounters LocalTrunk::counters() const {
   return c;
 }
 
+absl::Status LocalTrunk::MeasureLinks(bool bandwidth) {
+  RefreshPeers();
+  return exchange_ == nullptr ? absl::OkStatus() : exchange_->MeasureLinks(bandwidth);
+}
+
 absl::StatusOr<std::vector<std::vector<TokenId>>> LocalTrunk::Drafts(const Checkpoint& checkpoint,
                                                                      SequenceId sequence,
                                                                      std::span<const TokenId> tokens,

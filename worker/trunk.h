@@ -72,6 +72,7 @@ class LocalTrunk final : public Trunk {
   absl::StatusOr<StepResult> Run(const StepPlan& plan) override;
   void Release(SequenceId sequence) override;
   ExchangeCounters counters() const override;
+  absl::Status MeasureLinks(bool bandwidth) override;
 
   // From now on the hidden states of every row of `sequence` are kept for Drafts().
   void KeepHidden(SequenceId sequence) { kept_[sequence]; }

@@ -9,8 +9,8 @@
 #include "coordinator/api_error.h"
 #include "coordinator/http/answer_head.h"
 #include "coordinator/http/api_problem.h"
+#include "coordinator/http/choices_envelope.h"
 #include "coordinator/http/tool_grammar.h"
-#include "coordinator/http/usage.h"
 #include "coordinator/sampling_defaults.h"
 
 namespace paceline {
@@ -35,7 +35,7 @@ class ChatReply final : public ReplyFormat {
  public:
   ChatReply(AnswerHead head, ChatShape shape, const Tokenizer* tokenizer, const OutputParserOptions& parser,
             size_t choices)
-      : head_(std::move(head)), shape_(std::move(shape)), tokenizer_(tokenizer) {
+      : envelope_(std::move(head), shape.stream, choices), shape_(std::move(shape)), tokenizer_(tokenizer) {
     choices_.resize(choices);
     for (Choice& choice : choices_) {
       OutputParserOptions own = parser;
@@ -45,7 +45,7 @@ class ChatReply final : public ReplyFormat {
   }
 
   void Started(size_t index, const GenerationStarted& started, std::string* out) override {
-    totals_.Started(started, index == 0);
+    envelope_.totals().Started(started, index == 0);
     if (index == 0 && shape_.token_ids) prompt_ = started.prompt;
     // Some clients take a first delta without content for a broken one.
     if (shape_.stream.stream) Frame(index, {{"role", "assistant"}, {"content", ""}}, out);
@@ -58,7 +58,7 @@ class ChatReply final : public ReplyFormat {
   void Tokens(size_t index, std::vector<GeneratedToken> tokens, std::string* out) override {
     Choice& choice = choices_[index];
     for (GeneratedToken& token : tokens) {
-      totals_.Token(choice.parser->in_reasoning());
+      envelope_.totals().Token(choice.parser->in_reasoning());
       const bool ends = std::count(shape_.stops.begin(), shape_.stops.end(), token.id) > 0;
       if (shape_.token_ids) choice.ids.push_back(token.id);
       if (shape_.logprobs && !ends) choice.logged.push_back(LogprobEntry(tokenizer_, token));
@@ -73,7 +73,7 @@ class ChatReply final : public ReplyFormat {
   }
 
   void Ended(size_t index, const GenerationEnd& end, std::string* out) override {
-    totals_.Ended(end);
+    envelope_.totals().Ended(end);
     Choice& choice = choices_[index];
     Hear(choice, choice.parser->Finish());
     const bool called = !choice.calls.empty() && end.reason == FinishReason::kStop;
@@ -81,27 +81,17 @@ class ChatReply final : public ReplyFormat {
     choice.stop_reason = StopReason(end.match);
     if (!shape_.stream.stream) return;
     SayDeltas(index, out);
-    ++ended_;
     Frame(index, Json::object(), out, &choice.finish);
   }
 
   void Finish(std::string* out) override {
-    if (shape_.stream.stream) {
-      if (shape_.stream.include_usage) {
-        Json frame = head_.Members();
-        frame["choices"] = Json::array();
-        AddTotals(&frame);
-        AppendFrame(Dump(frame), out);
-      }
-      AppendFrame("[DONE]", out);
-      return;
-    }
-    Json body = head_.Members();
-    body["choices"] = Json::array();
-    for (size_t i = 0; i < choices_.size(); ++i) body["choices"].push_back(Whole(i));
+    if (shape_.stream.stream) return envelope_.EndStream(out);
+    Json choices = Json::array();
+    for (size_t i = 0; i < choices_.size(); ++i) choices.push_back(Whole(i));
+    Json body = envelope_.Begin(std::move(choices));
     if (shape_.token_ids) body["prompt_token_ids"] = prompt_;
     if (shape_.prompt_logprobs) body["prompt_logprobs"] = std::move(prompt_logprobs_);
-    AddTotals(&body);
+    envelope_.AddTotals(&body);
     out->append(Dump(body));
   }
 
@@ -188,18 +178,9 @@ class ChatReply final : public ReplyFormat {
     one["finish_reason"] = finish == nullptr ? Json(nullptr) : Json(*finish);
     if (finish != nullptr) one["stop_reason"] = choice.stop_reason;
     if (shape_.token_ids) one["token_ids"] = std::exchange(choice.ids, {});
-    Json frame = head_.Members();
-    frame["choices"] = Json::array({std::move(one)});
+    Json frame = envelope_.Begin(Json::array({std::move(one)}));
     if (shape_.token_ids && !prompt_.empty()) frame["prompt_token_ids"] = std::exchange(prompt_, {});
-    if (shape_.stream.usage_every_chunk) {
-      frame["usage"] = totals_.Usage();
-    } else if (shape_.stream.include_usage) {
-      frame["usage"] = nullptr;
-    }
-    if (finish != nullptr && ended_ == choices_.size() && !shape_.stream.include_usage) {
-      frame["timings"] = totals_.Timings();
-      frame["metrics"] = totals_.Metrics();
-    }
+    envelope_.EndFrame(finish != nullptr, &frame);
     AppendFrame(Dump(frame), out);
   }
 
@@ -226,42 +207,13 @@ class ChatReply final : public ReplyFormat {
     return one;
   }
 
-  void AddTotals(Json* json) const {
-    (*json)["usage"] = totals_.Usage();
-    (*json)["timings"] = totals_.Timings();
-    (*json)["metrics"] = totals_.Metrics();
-  }
-
-  const AnswerHead head_;
+  ChoicesEnvelope envelope_;
   const ChatShape shape_;
   const Tokenizer* const tokenizer_;
   std::vector<Choice> choices_;
   std::vector<TokenId> prompt_;
   Json prompt_logprobs_;
-  Totals totals_;
-  size_t ended_ = 0;
 };
-
-ToolChoice ReadToolChoice(Fields& fields) {
-  ToolChoice choice;
-  const Json* value = fields.Any("tool_choice");
-  if (value == nullptr || *value == "auto") return choice;
-  if (*value == "none") {
-    choice.mode = ToolMode::kNone;
-  } else if (*value == "required") {
-    choice.mode = ToolMode::kRequired;
-  } else if (value->is_object()) {
-    Fields inner(*value, "tool_choice.");
-    const Json* function = inner.Object("function");
-    if (function != nullptr) choice.name = Fields(*function).Text("name").value_or("");
-    choice.mode = ToolMode::kRequired;
-    if (choice.name.empty()) inner.Refuse("function.name", "expected the name of one of the tools");
-    fields.Fail(inner.status());
-  } else {
-    fields.Refuse("tool_choice", "expected none, auto, required, or an object that names a function");
-  }
-  return choice;
-}
 
 void ReadTemplateOptions(Fields& fields, ChatRequest* chat) {
   if (const Json* kwargs = fields.Object("chat_template_kwargs")) chat->template_kwargs = *kwargs;
@@ -333,7 +285,7 @@ absl::StatusOr<ReadRequest> ReadChatCompletion(Fields& fields, const ServedModel
   shape.token_ids = fields.Bool("return_token_ids").value_or(false);
   shape.parallel_tool_calls = fields.Bool("parallel_tool_calls").value_or(true);
   const int64_t n = ReadChoices(fields);
-  ToolChoice choice = ReadToolChoice(fields);
+  ToolChoice choice = ReadToolChoice(fields, ToolNameAt::kFunction);
   choice.parallel = shape.parallel_tool_calls && choice.name.empty();
   for (const char* const ignored : {"model", "user", "metadata", "store", "service_tier", "prompt_cache_key",
                                     "safety_identifier", "verbosity"}) {

@@ -12,6 +12,7 @@
 #include "coordinator/chat_template.h"
 #include "coordinator/http/completions.h"
 #include "coordinator/http/fields.h"
+#include "coordinator/http/tool_choice.h"
 #include "coordinator/output_parser.h"
 
 namespace paceline {
@@ -20,13 +21,6 @@ namespace paceline {
 struct PreparedChat {
   GenerateRequest request;
   OutputParserOptions parser;  // of every output, but for id_seed
-};
-
-enum class ToolMode : uint8_t { kNone, kAuto, kRequired };
-struct ToolChoice {
-  ToolMode mode = ToolMode::kAuto;
-  std::string name = {};  // kRequired: this one; empty: any
-  bool parallel = true;   // kRequired: several calls may follow one another
 };
 
 // Renders the template and lets the tool choice constrain the text. `request` holds the knobs. REQ-001.

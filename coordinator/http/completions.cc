@@ -9,7 +9,7 @@
 #include "coordinator/api_error.h"
 #include "coordinator/http/answer_head.h"
 #include "coordinator/http/api_problem.h"
-#include "coordinator/http/usage.h"
+#include "coordinator/http/choices_envelope.h"
 
 namespace paceline {
 namespace {
@@ -29,18 +29,21 @@ struct CompletionShape {
 class CompletionReply final : public ReplyFormat {
  public:
   CompletionReply(AnswerHead head, CompletionShape shape, const Tokenizer* tokenizer, size_t choices)
-      : head_(std::move(head)), shape_(std::move(shape)), tokenizer_(tokenizer), choices_(choices) {}
+      : envelope_(std::move(head), shape.stream, choices),
+        shape_(std::move(shape)),
+        tokenizer_(tokenizer),
+        choices_(choices) {}
 
   void Started(size_t index, const GenerationStarted& started, std::string* out) override {
     const auto n = static_cast<size_t>(shape_.n);
-    totals_.Started(started, index % n == 0);
+    envelope_.totals().Started(started, index % n == 0);
     Choice& choice = choices_[index];
     if (shape_.token_ids) choice.prompt = started.prompt;
     if (shape_.echo.empty()) return;
     choice.text = shape_.echo[index / n];
     if (shape_.logprobs) return;  // the echo has some too: see Prompt
     choice.offset = static_cast<int64_t>(choice.text.size());
-    if (shape_.stream.stream) Frame(index, nullptr, nullptr, out);
+    if (shape_.stream.stream) Frame(index, nullptr, out);
   }
 
   void Prompt(size_t index, std::vector<PromptToken> tokens, std::string* out) override {
@@ -49,13 +52,13 @@ class CompletionReply final : public ReplyFormat {
     if (shape_.echo.empty() || !shape_.logprobs) return;
     for (PromptToken& token : tokens)
       choice.logged.push_back({token.id, token.logprob, std::move(token.top)});
-    if (shape_.stream.stream) Frame(index, nullptr, nullptr, out);
+    if (shape_.stream.stream) Frame(index, nullptr, out);
   }
 
   void Tokens(size_t index, std::vector<GeneratedToken> tokens, std::string* out) override {
     Choice& choice = choices_[index];
     for (GeneratedToken& token : tokens) {
-      totals_.Token(false);
+      envelope_.totals().Token(false);
       choice.text += token.text;
       if (shape_.token_ids) choice.ids.push_back(token.id);
       const bool ends = std::count(shape_.stops.begin(), shape_.stops.end(), token.id) > 0;
@@ -63,37 +66,24 @@ class CompletionReply final : public ReplyFormat {
         choice.logged.push_back({token.id, token.logprob.value_or(0.0f), std::move(token.top)});
       if (shape_.stream.stream && (!ends || !choice.text.empty()) &&
           ++choice.gathered >= shape_.stream.interval)
-        Frame(index, nullptr, nullptr, out);
+        Frame(index, nullptr, out);
     }
   }
 
   void Ended(size_t index, const GenerationEnd& end, std::string* out) override {
-    totals_.Ended(end);
+    envelope_.totals().Ended(end);
     Choice& choice = choices_[index];
     choice.finish = FinishReasonWord(end.reason);
     choice.stop_reason = StopReason(end.match);
-    if (shape_.stream.stream) {
-      const bool last = ++ended_ == choices_.size() && !shape_.stream.include_usage;
-      Frame(index, &choice.finish, last ? &totals_ : nullptr, out);
-    }
+    if (shape_.stream.stream) Frame(index, &choice.finish, out);
   }
 
   void Finish(std::string* out) override {
-    if (shape_.stream.stream) {
-      if (shape_.stream.include_usage) {
-        Json frame = head_.Members();
-        frame["choices"] = Json::array();
-        AddTotals(&frame);
-        AppendFrame(Dump(frame), out);
-      }
-      AppendFrame("[DONE]", out);
-      return;
-    }
-    Json body = head_.Members();
-    body["choices"] = Json::array();
-    for (size_t i = 0; i < choices_.size(); ++i)
-      body["choices"].push_back(ChoiceJson(i, &choices_[i].finish));
-    AddTotals(&body);
+    if (shape_.stream.stream) return envelope_.EndStream(out);
+    Json choices = Json::array();
+    for (size_t i = 0; i < choices_.size(); ++i) choices.push_back(ChoiceJson(i, &choices_[i].finish));
+    Json body = envelope_.Begin(std::move(choices));
+    envelope_.AddTotals(&body);
     out->append(Dump(body));
   }
 
@@ -160,33 +150,16 @@ class CompletionReply final : public ReplyFormat {
     return json;
   }
 
-  void Frame(size_t index, const std::string* finish, const Totals* totals, std::string* out) {
-    Json frame = head_.Members();
-    frame["choices"] = Json::array({ChoiceJson(index, finish)});
-    if (shape_.stream.usage_every_chunk) {
-      frame["usage"] = totals_.Usage();
-    } else if (shape_.stream.include_usage) {
-      frame["usage"] = nullptr;
-    }
-    if (totals != nullptr) {
-      frame["timings"] = totals->Timings();
-      frame["metrics"] = totals->Metrics();
-    }
+  void Frame(size_t index, const std::string* finish, std::string* out) {
+    Json frame = envelope_.Begin(Json::array({ChoiceJson(index, finish)}));
+    envelope_.EndFrame(finish != nullptr, &frame);
     AppendFrame(Dump(frame), out);
   }
 
-  void AddTotals(Json* json) const {
-    (*json)["usage"] = totals_.Usage();
-    (*json)["timings"] = totals_.Timings();
-    (*json)["metrics"] = totals_.Metrics();
-  }
-
-  const AnswerHead head_;
+  ChoicesEnvelope envelope_;
   const CompletionShape shape_;
   const Tokenizer* const tokenizer_;
   std::vector<Choice> choices_;
-  Totals totals_;
-  size_t ended_ = 0;
 };
 
 using Prompt = std::variant<std::string, std::vector<TokenId>>;

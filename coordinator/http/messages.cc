@@ -10,6 +10,8 @@
 #include "coordinator/http/answer_head.h"
 #include "coordinator/http/api_problem.h"
 #include "coordinator/http/chat_completions.h"
+#include "coordinator/http/text_parts.h"
+#include "coordinator/http/tool_choice.h"
 #include "coordinator/http/usage.h"
 #include "coordinator/sampling_defaults.h"
 
@@ -22,23 +24,9 @@ constexpr char kSignature[] = "unsigned";
 // would ever be found again.
 constexpr char kVolatileBlock[] = "x-anthropic-billing-header:";
 
-// The text of a string, or of an array of text blocks.
 std::string BlocksText(Fields& fields, const std::string& name, const Json& content) {
-  if (content.is_string()) return content.get<std::string>();
-  std::string text;
-  if (!content.is_array())
-    fields.Refuse(name, absl::StrCat("expected a string or an array of blocks, got ", KindOf(content)));
-  for (size_t i = 0; content.is_array() && i < content.size(); ++i) {
-    Fields block(content[i], absl::StrCat(name, "[", i, "]."));
-    const std::string type = block.Text("type").value_or("");
-    if (type != "text")
-      block.Refuse("type", absl::StrCat("expected text, got \"", type, "\"; this model reads text only"));
-    const std::string one = block.Text("text").value_or("");
-    fields.Fail(block.status());
-    if (absl::StartsWith(one, kVolatileBlock)) continue;
-    absl::StrAppend(&text, text.empty() || one.empty() ? "" : "\n", one);
-  }
-  return text;
+  static const TextPartKind kind = {"blocks", {"text"}, "text", "\n", kVolatileBlock};
+  return ReadTextParts(fields, name, content, kind);
 }
 
 // One message of theirs is up to several of ours: results of tools are messages of their own.

@@ -8,29 +8,21 @@
 #include "coordinator/http/answer_head.h"
 #include "coordinator/http/api_problem.h"
 #include "coordinator/http/chat_completions.h"
+#include "coordinator/http/text_parts.h"
+#include "coordinator/http/tool_choice.h"
 #include "coordinator/http/usage.h"
 #include "coordinator/sampling_defaults.h"
 
 namespace paceline {
 namespace {
 
-// The text of a string, or of an array of {"type": .., "text": ..} parts.
 std::string PartsText(Fields& fields, const std::string& name, const Json& content) {
-  if (content.is_string()) return content.get<std::string>();
-  std::string text;
-  if (!content.is_array())
-    fields.Refuse(name, absl::StrCat("expected a string or an array of parts, got ", KindOf(content)));
-  for (size_t i = 0; content.is_array() && i < content.size(); ++i) {
-    Fields part(content[i], absl::StrCat(name, "[", i, "]."));
-    const std::string type = part.Text("type").value_or("");
-    if (type != "input_text" && type != "output_text" && type != "text" && type != "reasoning_text" &&
-        type != "summary_text")
-      part.Refuse("type", absl::StrCat("expected input_text or output_text, got \"", type,
-                                       "\"; this model reads text only"));
-    text += part.Text("text").value_or("");
-    fields.Fail(part.status());
-  }
-  return text;
+  static const TextPartKind kind = {"parts",
+                                    {"input_text", "output_text", "text", "reasoning_text", "summary_text"},
+                                    "input_text or output_text",
+                                    "",
+                                    {}};
+  return ReadTextParts(fields, name, content, kind);
 }
 
 // Items stand one after another; what an assistant did in one turn (thought, said, called) is one message.
@@ -121,24 +113,6 @@ void ReadTools(Fields& fields, std::vector<ToolDefinition>* out) {
     out->push_back(ToolDefinition::Make(*name, std::move(description),
                                         parameters == nullptr ? Json::object() : *parameters));
   }
-}
-
-ToolChoice ReadChoice(Fields& fields) {
-  ToolChoice choice;
-  const Json* value = fields.Any("tool_choice");
-  if (value == nullptr || *value == "auto") return choice;
-  if (*value == "none") {
-    choice.mode = ToolMode::kNone;
-  } else if (*value == "required") {
-    choice.mode = ToolMode::kRequired;
-  } else if (value->is_object()) {
-    choice.mode = ToolMode::kRequired;
-    choice.name = Fields(*value).Text("name").value_or("");
-    if (choice.name.empty()) fields.Refuse("tool_choice.name", "expected the name of one of the tools");
-  } else {
-    fields.Refuse("tool_choice", "expected none, auto, required, or an object that names a function");
-  }
-  return choice;
 }
 
 void ReadFormat(Fields& fields, ConstraintSpec* constraint) {
@@ -397,7 +371,7 @@ absl::StatusOr<ReadRequest> ReadResponse(Fields& fields, const ServedModel& mode
   ReadFormat(fields, &common.constraint);
   shape.stream = fields.Bool("stream").value_or(false);
   shape.parallel = fields.Bool("parallel_tool_calls").value_or(true);
-  ToolChoice choice = ReadChoice(fields);
+  ToolChoice choice = ReadToolChoice(fields, ToolNameAt::kItself);
   choice.parallel = shape.parallel && choice.name.empty();
   ReadTools(fields, &chat.tools);
   ReadInput(fields, &chat.messages);

@@ -524,12 +524,11 @@ HttpServer::HttpServer(HttpLimits limits, HttpHandlers handlers)
 
 HttpServer::~HttpServer() { Stop(Duration::zero()); }
 
-absl::StatusOr<int> HttpServer::Start(const std::string& host, int port) {
+absl::StatusOr<int> HttpServer::Start(const std::string& host, int port, const std::string& flags) {
   CHECK(!core_->thread.joinable());
   const auto fail = [&](const error_code& error) {
-    return Error(errors::kOption,
-                 absl::StrCat("cannot listen on ", host, ":", port, " for HTTP (", error.message(),
-                              "); choose another with --http-port or --host"));
+    return Error(errors::kOption, absl::StrCat("cannot listen on ", host, ":", port, " for HTTP (",
+                                               error.message(), "); choose another with ", flags));
   };
   error_code error;
   std::string name = host;

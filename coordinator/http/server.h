@@ -51,8 +51,9 @@ class HttpServer {
   HttpServer& operator=(const HttpServer&) = delete;
 
   // The threads are born here. Returns the port, which for port 0 is a free one. CFG-002 when the address
-  // cannot be listened on.
-  absl::StatusOr<int> Start(const std::string& host, int port);
+  // cannot be listened on, with `flags` to choose another.
+  absl::StatusOr<int> Start(const std::string& host, int port,
+                            const std::string& flags = "--http-port or --host");
   // Answers go on for `grace`, then every connection closes and the threads end. Answers that are still
   // written afterwards go nowhere. Idempotent.
   void Stop(Duration grace);

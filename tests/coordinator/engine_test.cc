@@ -549,6 +549,25 @@ TEST_F(EngineTest, TheTimeLimitIsAReasonAfterTokensAndAnErrorBefore) {
   EXPECT_EQ(Drain(*queue).status.code(), absl::StatusCode::kDeadlineExceeded);
 }
 
+TEST_F(EngineTest, LinksAreMeasuredWithTheProofAndEveryTenSeconds) {
+  ManualClock clock;
+  Engine& engine = Start({}, {}, &clock);
+  const auto run = [&engine] { ASSERT_TRUE(RunGeneration(engine, Ids({1}, 3)).ok()); };
+  using Measured = std::pair<int64_t, int64_t>;
+  run();
+  EXPECT_EQ(trunk_.links_measured(), Measured(0, 0)) << "nobody has shown that the workers answer";
+  ASSERT_TRUE(engine.Warm(kLimit).ok());
+  EXPECT_EQ(trunk_.links_measured(), Measured(1, 0));
+  clock.Advance(std::chrono::seconds(9));
+  run();
+  run();
+  EXPECT_EQ(trunk_.links_measured(), Measured(1, 0));
+  clock.Advance(std::chrono::seconds(1));
+  run();
+  run();  // what comes behind the last step of the first is done by now
+  EXPECT_EQ(trunk_.links_measured(), Measured(1, 1));
+}
+
 TEST_F(EngineTest, EosEndsUnlessIgnored) {
   GenerationDefaults defaults;
   defaults.eos_token_ids = {Expected({4, 4}, 6).back()};

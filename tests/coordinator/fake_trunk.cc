@@ -271,6 +271,17 @@ int FakeTrunk::live() const {
   return static_cast<int>(states_.size());
 }
 
+absl::Status FakeTrunk::MeasureLinks(bool bandwidth) {
+  const std::lock_guard lock(mutex_);
+  ++(bandwidth ? links_measured_.first : links_measured_.second);
+  return absl::OkStatus();
+}
+
+std::pair<int64_t, int64_t> FakeTrunk::links_measured() const {
+  const std::lock_guard lock(mutex_);
+  return links_measured_;
+}
+
 int64_t FakeTrunk::steps() const {
   std::lock_guard lock(mutex_);
   return steps_;

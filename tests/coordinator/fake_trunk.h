@@ -36,6 +36,7 @@ class FakeTrunk final : public Trunk {
   void Release(SequenceId sequence) override;
   // One layer and 100 bytes per step.
   ExchangeCounters counters() const override { return {steps(), 100 * steps(), 0.0}; }
+  absl::Status MeasureLinks(bool bandwidth) override;
 
   // How many of `depth` drafts are right; the rest are wrong. Set before the engine starts, with
   // TrunkInfo::drafters naming who drafts. Without it drafters have nothing to say.
@@ -56,6 +57,8 @@ class FakeTrunk final : public Trunk {
   int64_t probes() const;
   int64_t drafted() const;
   int64_t restored() const;  // positions that sequences went on behind
+  // Measurements of the links: with bandwidth, and without.
+  std::pair<int64_t, int64_t> links_measured() const;
 
  private:
   struct State {
@@ -88,6 +91,7 @@ class FakeTrunk final : public Trunk {
   int64_t probes_ = 0;
   int64_t drafted_ = 0;
   int64_t restored_ = 0;
+  std::pair<int64_t, int64_t> links_measured_;
 };
 
 }  // namespace paceline

@@ -54,6 +54,30 @@ TEST(ServingCounters, OnlyWhatEndedWellIsALatency) {
   EXPECT_DOUBLE_EQ(counters.inference_s.sum, 3);
 }
 
+TEST(Metrics, ALinkHasSamplesOnceItIsMeasured) {
+  MetricsSnapshot now;
+  now.model.model = "m";
+  now.cluster.nodes.resize(3);
+  now.cluster.nodes[0].head = true;
+  for (size_t rank : {1, 2}) {
+    now.cluster.nodes[rank].name = rank == 1 ? "near" : "far";
+    now.cluster.nodes[rank].rank = static_cast<int32_t>(rank);
+    now.cluster.nodes[rank].interface = "eth1";
+  }
+  now.engine.exchange.peers.resize(2);
+  EXPECT_THAT(MetricsText(now), Not(HasSubstr("paceline_link_rtt_seconds{")));
+  PeerCounters& far = now.engine.exchange.peers[1];
+  far.rtt_s = 0.25;
+  far.sent_bytes_per_s = 1000;
+  far.received_bytes_per_s = 2000;
+  const std::string text = MetricsText(now);
+  const std::string labels = "interface=\"eth1\",model=\"m\",node=\"far\",rank=\"2\",role=\"worker\"} ";
+  EXPECT_THAT(text, HasSubstr("paceline_link_rtt_seconds{" + labels + "0.25\n"));
+  EXPECT_THAT(text, HasSubstr("paceline_link_bandwidth_bytes{direction=\"sent\"," + labels + "1000\n"));
+  EXPECT_THAT(text, HasSubstr("paceline_link_bandwidth_bytes{direction=\"received\"," + labels + "2000\n"));
+  EXPECT_THAT(text, Not(HasSubstr("paceline_link_rtt_seconds{interface=\"eth1\",model=\"m\",node=\"near\"")));
+}
+
 TEST(Metrics, ImbalanceIsTheBusiestOverTheMean) {
   MetricsSnapshot now;
   now.model.model = "m";

@@ -116,11 +116,13 @@ class Process:
             return "".join(self._errors)
 
     def wait_stderr(self, pattern):
+        """The match of `pattern` in what stderr has said, as soon as it has."""
         deadline = time.monotonic() + PATIENCE
         with self._changed:
-            while not re.search(pattern, "".join(self._errors)):
+            while not (found := re.search(pattern, "".join(self._errors))):
                 if self._errors and not self._errors[-1] or not self._changed.wait(deadline - time.monotonic()):
                     raise AssertionError(f"stderr never said {pattern!r}; it said:\n{''.join(self._errors)}")
+            return found
 
     def line(self):
         try:

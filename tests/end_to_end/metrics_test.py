@@ -1,5 +1,5 @@
-"""Metrics of a head with two workers and the demo model after traffic: docs/METRICS.md names every one of them and no other,
-the dashboard asks for nothing that is not there, and the numbers are those of the traffic.
+"""Metrics of a head with two workers and the demo model after traffic, and of a worker's own page: docs/METRICS.md names every one
+of them and no other, the dashboard asks for nothing that is not there, and the numbers are those of the traffic.
 """
 import json
 import re
@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 
 import harness
-from harness import ROOT, Client, Head, api
+from harness import ROOT, Client, Head, Worker, api
 
 DEMO = ROOT / "deploy/demo-model"
 DASHBOARD = ROOT / "deploy/grafana/paceline.json"
@@ -52,29 +52,43 @@ class Scrape:
 
 
 def documented():
-    """Metric -> (type, labels) as docs/METRICS.md has them."""
-    out = {}
+    """Of the head's page and of a worker's: metric -> (type, labels) as docs/METRICS.md has them."""
+    out, worker = {}, {}
     for line in (ROOT / "docs/METRICS.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not line.startswith("| `"):
             continue
         name = cells[0].strip("`")
-        if len(cells) == 5:  # the last table
+        if len(cells) == 5:  # the last two tables
             kind, labels = cells[1], set(re.findall(r"`(\w+)`", cells[3]))
-            out[name] = (kind, labels | ({"model"} if name.startswith("paceline_") else set()))
+            ours = name.startswith("paceline_")
+            if not name.startswith("paceline_worker_"):
+                out[name] = (kind, labels | ({"model"} if ours else set()))
+            if name != "paceline_build_info":
+                worker[name] = (kind, labels | ({"model", "node"} if ours else set()))
             continue
         vllm, kind, labels = cells[1], cells[2], set(re.findall(r"`(\w+)`", cells[4]))
         out["paceline_" + name] = (kind, labels | {"model"})
         if vllm:
             out["vllm:" + name] = (kind, (labels - {"source"}) | {"engine", "model_name"})
-    return out
+    return out, worker
+
+
+def page(address):
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=harness.PATIENCE) as answer:
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        return Scrape(answer.read().decode())
 
 
 class Metrics(harness.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.head = Head("--local-workers", 2, "--max-sequences", 4, "--max-waiting", 1, "--draft", 3, model=DEMO).wait_ready()
+        cls.head = Head("--local-workers", 1, "--nodes", 3, "--max-sequences", 4, "--max-waiting", 1, "--draft", 3, model=DEMO)
         cls.addClassCleanup(cls.head.close)
+        cls.worker = Worker(cls.head.wait_stderr(r"workers join at (\S+)\n")[1], "--metrics-port", 0, model=DEMO)
+        cls.addClassCleanup(cls.worker.close)
+        cls.worker_page = cls.worker.wait_stderr(r"metrics at http://(\S+)/metrics")[1]
+        cls.head.wait_ready()
         cls.client = Client(cls.head.grpc)
         cls.addClassCleanup(cls.client.close)
         cls.before = cls.scrape()
@@ -83,9 +97,7 @@ class Metrics(harness.TestCase):
 
     @classmethod
     def scrape(cls):
-        with urllib.request.urlopen(f"http://{cls.head.http}/metrics", timeout=harness.PATIENCE) as answer:
-            assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-            return Scrape(answer.read().decode())
+        return page(cls.head.http)
 
     @classmethod
     def post(cls, path, body):
@@ -132,16 +144,21 @@ class Metrics(harness.TestCase):
             self.before.value(name, **labels) if any(s[0] == name and labels.items() <= s[1].items() for s in self.before.samples) else 0)
 
     def test_the_page_and_the_head_name_the_same(self):
-        page, there = documented(), self.after.types
-        self.assertEqual(sorted(set(page) - set(there)), [], "documented, but not there")
-        self.assertEqual(sorted(set(there) - set(page)), [], "there, but not documented")
-        labels = self.after.labels()
-        for name, (kind, wanted) in page.items():
+        of_head, of_worker = documented()
+        self.compare(of_head, self.after)
+        self.assertGreater(len(of_head), 80)
+        self.compare(of_worker, page(self.worker_page))
+        self.assertGreater(len(of_worker), 20)
+
+    def compare(self, names, scrape):
+        there, labels = scrape.types, scrape.labels()
+        self.assertEqual(sorted(set(names) - set(there)), [], "documented, but not there")
+        self.assertEqual(sorted(set(there) - set(names)), [], "there, but not documented")
+        for name, (kind, wanted) in names.items():
             with self.subTest(name):
                 self.assertEqual(there[name], kind)
                 self.assertEqual(labels[name], {frozenset(wanted)})
-                self.assertTrue(self.after.helps[name])
-        self.assertGreater(len(page), 80)
+                self.assertTrue(scrape.helps[name])
 
     def test_histograms_are_well_formed(self):
         series = {}
@@ -205,6 +222,44 @@ class Metrics(harness.TestCase):
         self.assertGreater(self.after.value("process_open_fds"), 5)
         self.assertGreater(self.grown("process_cpu_seconds_total"), 0)
 
+    def test_links_are_measured(self):
+        for rank in ("1", "2"):
+            rtt = self.after.value("paceline_link_rtt_seconds", rank=rank, interface="lo")
+            self.assertTrue(1e-6 < rtt < 1, rtt)
+            for direction in ("sent", "received"):
+                rate = self.after.value("paceline_link_bandwidth_bytes", rank=rank, interface="lo", direction=direction)
+                self.assertTrue(1e6 < rate < 1e12, rate)
+
+    def test_a_worker_counts_what_it_does(self):
+        def leaves(scrape, name):
+            return scrape.value(name, node="alpha")
+        before = page(self.worker_page)
+        self.assertEqual(leaves(before, "paceline_worker_leaves"), leaves(self.after, "paceline_node_leaves"))
+        self.assertEqual(leaves(before, "paceline_worker_experts"), leaves(self.after, "paceline_node_experts"))
+        self.assertEqual(before.value("paceline_worker_serving"), 1)
+        self.assertEqual(before.value("paceline_worker_memberships_total"), 1)
+        self.assertIn(before.value("paceline_worker_rank"), (1, 2))
+        self.assertEqual(before.value("paceline_worker_epoch"), 1)
+        self.assertEqual(before.value("paceline_worker_load_bytes"), before.value("paceline_worker_load_total_bytes"))
+        self.client.generate(harness.request(text=TURN, max_tokens=10, temperature=0))
+        now = page(self.worker_page)
+        for name in ("frames_total", "rows_total", "compute_seconds_total"):
+            name = "paceline_worker_" + name
+            self.assertGreater(now.value(name, operation="experts"), before.value(name, operation="experts"), name)
+            self.assertEqual(now.value(name, operation="matmul_rows"), 0)
+        name = "paceline_worker_link_bytes_total"
+        self.assertGreater(now.value(name), before.value(name) + 1000)
+        with self.assertRaises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"http://{self.worker_page}/", timeout=harness.PATIENCE)
+        self.assertEqual(caught.exception.code, 404)
+
+    def test_a_port_that_is_taken(self):
+        port = self.worker_page.rpartition(":")[2]
+        status, _, err = harness.paceline("worker", "--join", "127.0.0.1:1", "--model", DEMO, "--metrics-port", port)
+        self.assertEqual(status, 2, err)
+        self.assertIn("CFG-002", err)
+        self.assertIn("--metrics-port", err)
+
     def test_phases_of_a_request(self):
         answer = self.client.generate(harness.request(text=TURN, max_tokens=10, temperature=0))
         phases = dict(answer.completed.timings.phase_seconds)
@@ -236,7 +291,7 @@ class Metrics(harness.TestCase):
                 expressions += [target["expr"] for target in panel["targets"]]
         expressions += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
         there = {}
-        for name, labels, _ in self.after.samples:
+        for name, labels, _ in self.after.samples + page(self.worker_page).samples:
             there.setdefault(name, set()).update(labels)
         used = set()
         for text in expressions:

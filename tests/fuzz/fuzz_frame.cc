@@ -57,6 +57,9 @@ void Run(Bytes message) {
       (void)DecodeError(*frame, said);
       return;
     }
+    case Operation::kProbe:
+    case Operation::kProbeResult:
+      return;
     default: {
       std::vector<float> values;
       CopyMatmulValues(*frame, values);

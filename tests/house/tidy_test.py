@@ -37,7 +37,7 @@ for free in ("cli", "tests", "tools"):
 LIBRARY_ROOM = {"tokenizer": "coordinator", "chat": "coordinator", "grammar": "coordinator", "dialects": "coordinator", "planner": "coordinator",
                 "step": "worker", "options": "cli"}
 
-WIRE_FILE = r"(coordinator|worker)/\w*(wire|service|server|client)\w*\.(h|cc)|(cli|tests)/.*"
+WIRE_FILE = r"(coordinator|worker)/\w*(wire|service|server|client)\w*\.(h|cc)|(cli|proto|tests)/.*"
 # Header prefix -> the files that may include it.
 THIRD_PARTY = [
     (r"absl/", r".*"),

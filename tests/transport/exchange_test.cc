@@ -652,7 +652,7 @@ TEST_F(ServeTest, RefusesByNameAndLivesOn) {
   EXPECT_THAT(Refusal(builder_.parts()), HasSubstr("width: expected 200"));
 
   builder_.Error(key_, absl::InternalError("an answer, not a question"));
-  EXPECT_THAT(Refusal(builder_.parts()), HasSubstr("expected experts or matmul_rows, got error"));
+  EXPECT_THAT(Refusal(builder_.parts()), HasSubstr("expected experts, matmul_rows or probe, got error"));
 
   ASSERT_TRUE(builder_.Experts(key_, rows_.block(), parts_[0].routes).ok());
   EXPECT_EQ(Refusal(builder_.parts()), "no error");

@@ -86,6 +86,18 @@ struct Fixture {
     builder.Error(kKey, Error(errors::kFrame, "no such leaf"));
     return Join(builder);
   }
+  static Message probe() {
+    const Message payload(5, std::byte{9});
+    FrameBuilder builder;
+    builder.Probe(kKey, payload, 7);
+    return Join(builder);
+  }
+  static Message probe_result() {
+    const Message payload(7, std::byte{9});
+    FrameBuilder builder;
+    builder.ProbeResult(kKey, payload);
+    return Join(builder);
+  }
 };
 
 absl::Status Said(Bytes message) {
@@ -109,6 +121,9 @@ absl::Status Read(Bytes message) {
       absl::Status said;
       return DecodeError(*frame, said);
     }
+    case Operation::kProbe:
+    case Operation::kProbeResult:
+      return absl::OkStatus();
     default: {
       std::vector<float> values;
       CopyMatmulValues(*frame, values);
@@ -179,10 +194,26 @@ TEST(FrameTest, MatmulAndErrorComeBack) {
   EXPECT_EQ(Said(error), Error(errors::kFrame, "no such leaf"));
 }
 
+TEST(FrameTest, ProbesComeBackWithTheirBytes) {
+  const Message probe = Fixture::probe();
+  const absl::StatusOr<Frame> asked = DecodeFrame(probe);
+  ASSERT_TRUE(asked.ok()) << asked.status();
+  EXPECT_EQ(asked->header.operation, Operation::kProbe);
+  EXPECT_EQ(asked->header.width, 7);
+  EXPECT_EQ(asked->payload.size(), 5u);
+  const Message result = Fixture::probe_result();
+  const absl::StatusOr<Frame> answered = DecodeFrame(result);
+  ASSERT_TRUE(answered.ok()) << answered.status();
+  EXPECT_EQ(answered->header.operation, Operation::kProbeResult);
+  EXPECT_EQ(answered->header.key, kKey);
+  EXPECT_EQ(answered->header.width, 7);
+  EXPECT_EQ(answered->payload.size(), 7u);
+}
+
 TEST(FrameTest, EveryTruncationAndEveryCorruptedByteIsRefused) {
   const Fixture f;
-  for (const Message& good :
-       {f.experts(), f.experts(RowFormat::kFloat32), f.result(), f.matmul(), f.error()}) {
+  for (const Message& good : {f.experts(), f.experts(RowFormat::kFloat32), f.result(), f.matmul(), f.error(),
+                              Fixture::probe(), Fixture::probe_result()}) {
     ASSERT_TRUE(Read(good).ok());
     for (size_t size = 0; size < good.size(); ++size) {
       const absl::Status bad = Read(Bytes(good).first(size));
@@ -208,13 +239,15 @@ TEST(FrameTest, FieldsOutOfRangeAreNamedBehindRightChecksums) {
   const Message r = f.result();
   const Message m = f.matmul();
   const Message x = f.error();
+  const Message p = Fixture::probe();
+  const Message q = Fixture::probe_result();
   const struct {
     Message message;
     const char* names;
   } cases[] = {
       {With(e, 0, uint32_t{0x32584C50}), "magic"},
       {With(e, 4, uint8_t{0}), "operation"},
-      {With(e, 4, uint8_t{6}), "operation"},
+      {With(e, 4, uint8_t{8}), "operation"},
       {With(e, 5, uint8_t{4}), "row format"},
       {With(r, 5, uint8_t{1}), "row format"},
       {With(m, 5, uint8_t{1}), "row format"},
@@ -230,6 +263,11 @@ TEST(FrameTest, FieldsOutOfRangeAreNamedBehindRightChecksums) {
       {With(e, 44, int32_t{0}), "width"},
       {With(m, 44, int32_t{(1 << 20) + 1}), "width"},
       {With(x, 44, int32_t{1}), "width"},
+      {With(p, 40, int32_t{1}), "rows"},
+      {With(p, 44, int32_t{-1}), "width"},
+      {With(p, 44, int32_t{(1 << 20) + 1}), "width"},
+      {With(p, 48, int32_t{1}), "routes"},
+      {With(q, 44, int32_t{6}), "payload length"},
       {With(e, 48, int32_t{2}), "routes"},
       {With(e, 48, int32_t{-1}), "routes"},
       {With(e, 48, int32_t{(1 << 20) + 1}), "routes"},

@@ -187,11 +187,37 @@ TEST_P(JoinOverLinks, WorkersJoinLoadTheirShareAndAnswer) {
   EXPECT_EQ(facts.nodes[1].state, NodeState::kReady);
   EXPECT_EQ(facts.nodes[2].backend, "fake");
   EXPECT_THAT(facts.nodes[2].address, StartsWith("127.0.0.1:"));
+  EXPECT_EQ(facts.nodes[2].interface, "lo");
 
   const auto exchange = ExchangeNow();
   EXPECT_EQ(Ask(*exchange, StepId(1), RankId(1), 4, 2).value_or(-1), FakeHandler::Leaf(RankId(1), 4, 2));
   EXPECT_EQ(Ask(*exchange, StepId(2), RankId(2), 5, 1).value_or(-1), FakeHandler::Leaf(RankId(2), 5, 1));
   EXPECT_TRUE(one.Stop().ok());
+}
+
+TEST_F(JoinTest, AWorkerCountsWhatItDoes) {
+  StartHead(HeadConfig(2));
+  WorkerCounters counters;
+  ThreadWorker worker(*cluster_, "one", [&](WorkerConfig& config) { config.counters = &counters; });
+  ASSERT_TRUE(WaitReady().ok());
+  const auto exchange = ExchangeNow();
+  ASSERT_TRUE(Ask(*exchange, StepId(1), RankId(1), 1, 2).ok());
+  ASSERT_TRUE(Ask(*exchange, StepId(2), RankId(1), 3, 1).ok());
+  EXPECT_EQ(counters.experts.frames, 2);
+  EXPECT_EQ(counters.experts.rows, 2);
+  EXPECT_GT(counters.experts.compute_ns, 0);
+  EXPECT_EQ(counters.matmul.frames, 0);
+  EXPECT_EQ(counters.rank, 1);
+  EXPECT_EQ(counters.epoch, 1u);
+  EXPECT_EQ(counters.experts_held, 3);
+  EXPECT_EQ(counters.leaves_held, 6);
+  EXPECT_EQ(counters.bytes_held, 600);
+  EXPECT_TRUE(counters.serving);
+  EXPECT_EQ(counters.memberships, 1);
+  // Counted behind the answer.
+  EXPECT_TRUE(WaitFor([&] { return counters.link_bytes > 2 * FakeHandler::kHidden; }));
+  EXPECT_TRUE(worker.Stop().ok());
+  EXPECT_FALSE(counters.serving);
 }
 
 TEST_F(JoinTest, EveryMismatchIsNamedOnBothSides) {

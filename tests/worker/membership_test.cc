@@ -77,7 +77,7 @@ TEST(Membership, NamesEveryDifference) {
   hello = Hello("w", 1);
   hello.protocol = 99;
   EXPECT_THAT(Message(Compare(standard, hello)),
-              HasSubstr("protocol revision: the head has 1, the worker 99"));
+              HasSubstr("protocol revision: the head has 2, the worker 99"));
 }
 
 TEST(Membership, SameProcessSupersedesItselfAndSameNameDoesNot) {
