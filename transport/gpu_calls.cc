@@ -32,20 +32,19 @@ absl::Status Find(void* library, const char* name, const char* symbol, Function&
                              " or newer and a driver of CUDA 11.4 or newer"));
 }
 
-absl::Status OpenNccl(GpuCalls& calls) {
-  ASSIGN_OR_RETURN(void* const library,
-                   Open(kNcclLibrary, "install NCCL or name its folder in LD_LIBRARY_PATH"));
+absl::Status OpenNccl(const char* name, GpuCalls& calls) {
+  ASSIGN_OR_RETURN(void* const library, Open(name, "install NCCL or name its folder in LD_LIBRARY_PATH"));
 #define PACELINE_FIND(member, symbol, result, parameters) \
-  RETURN_IF_ERROR(Find(library, kNcclLibrary, #symbol, calls.member));
+  RETURN_IF_ERROR(Find(library, name, #symbol, calls.member));
   PACELINE_NCCL_CALLS(PACELINE_FIND)
 #undef PACELINE_FIND
   return CheckNcclVersion(calls).status();
 }
 
-absl::Status OpenDriver(GpuCalls& calls) {
-  ASSIGN_OR_RETURN(void* const library, Open(kDriverLibrary, "install the NVIDIA driver"));
+absl::Status OpenDriver(const char* name, GpuCalls& calls) {
+  ASSIGN_OR_RETURN(void* const library, Open(name, "install the NVIDIA driver"));
 #define PACELINE_FIND(member, symbol, result, parameters) \
-  RETURN_IF_ERROR(Find(library, kDriverLibrary, #symbol, calls.member));
+  RETURN_IF_ERROR(Find(library, name, #symbol, calls.member));
   PACELINE_GPU_CALLS(PACELINE_FIND)
 #undef PACELINE_FIND
   int devices = 0;  // the driver leaves it alone where there are none
@@ -54,13 +53,6 @@ absl::Status OpenDriver(GpuCalls& calls) {
         "the NVIDIA driver shows no GPU; look at nvidia-smi, and whether CUDA_VISIBLE_DEVICES hides it");
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<GpuCalls> OpenAll() {
-  GpuCalls calls;
-  RETURN_IF_ERROR(OpenNccl(calls));
-  RETURN_IF_ERROR(OpenDriver(calls));
-  return calls;
 }
 
 }  // namespace
@@ -78,8 +70,15 @@ absl::StatusOr<int> CheckNcclVersion(const GpuCalls& calls) {
                              NcclVersionText(kLeastNccl), " or newer is needed"));
 }
 
+absl::StatusOr<GpuCalls> OpenGpuCalls(const char* nccl, const char* driver) {
+  GpuCalls calls;
+  RETURN_IF_ERROR(OpenNccl(nccl, calls));
+  RETURN_IF_ERROR(OpenDriver(driver, calls));
+  return calls;
+}
+
 absl::StatusOr<const GpuCalls*> SystemGpuCalls() {
-  static const auto* const calls = new absl::StatusOr<GpuCalls>(OpenAll());
+  static const auto* const calls = new absl::StatusOr<GpuCalls>(OpenGpuCalls(kNcclLibrary, kDriverLibrary));
   RETURN_IF_ERROR(calls->status());
   return &**calls;
 }

@@ -108,8 +108,10 @@ struct NcclFacts {
 };
 NcclFacts InspectNccl();
 
-// The libraries of this machine, opened once. Unimplemented (NET-007) says what is missing: NCCL, its
-// version, the driver, a GPU. Thread-safe.
+// Opens both libraries by name, as dlopen looks for them. Unimplemented (NET-007) says what is missing: NCCL,
+// its version, the driver, a GPU.
+absl::StatusOr<GpuCalls> OpenGpuCalls(const char* nccl, const char* driver);
+// libnccl.so.2 and libcuda.so.1, opened once. Thread-safe.
 absl::StatusOr<const GpuCalls*> SystemGpuCalls();
 
 // The version of a table's NCCL. NET-007 when it is too old for the link.

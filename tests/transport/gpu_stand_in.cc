@@ -10,11 +10,14 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
+#include <utility>
 #include <vector>
 
 namespace paceline {
@@ -89,7 +92,12 @@ struct World {
   int retained = 0;
 };
 World& The() {
-  static auto* const world = new World;
+  static auto* const world = [] {
+    auto* made = new World;
+    if (const char* version = std::getenv("STAND_IN_NCCL")) made->faults.version = std::atoi(version);
+    if (const char* devices = std::getenv("STAND_IN_GPUS")) made->faults.devices = std::atoi(devices);
+    return made;
+  }();
   return *world;
 }
 
@@ -434,7 +442,9 @@ int cuDeviceGet(int* device, int ordinal) {
 }
 
 int cuDeviceGetUuid_v2(GpuUuid* uuid, int device) {
-  const int words[] = {getpid(), device};
+  // A process of a machine with one GPU has that; without the variable every process has GPUs of its own.
+  const char* const devices = std::getenv("STAND_IN_GPUS");
+  const int words[] = {devices != nullptr && std::string(devices) == "1" ? 1 : getpid(), device};
   std::memcpy(uuid->data(), words, sizeof(words));
   return kGpuSuccess;
 }

@@ -159,9 +159,12 @@ class JoinTest : public ::testing::Test {
 
 class JoinOverLinks : public JoinTest, public ::testing::WithParamInterface<std::string> {};
 
+// nccl finds the stand-in for its libraries, which lies on this program's own path
+// (tests/worker/CMakeLists.txt).
 std::vector<std::string> LinksBetweenProcesses() {
   std::vector<std::string> kinds = LinkKinds();
   std::erase(kinds, "loopback");
+  kinds.emplace_back("nccl");
   return kinds;
 }
 INSTANTIATE_TEST_SUITE_P(Links, JoinOverLinks, ::testing::ValuesIn(LinksBetweenProcesses()),
@@ -249,8 +252,10 @@ TEST_F(JoinTest, AFailedLoadIsReportedInItsOwnWords) {
       WaitFor([&] { return Log().find(absl::StrCat("worker w: LOAD-004: ", words)) != std::string::npos; }));
 }
 
-TEST_F(JoinTest, APlaceIsTakenAgainInANewEpoch) {
-  StartHead(HeadConfig(3));
+TEST_P(JoinOverLinks, APlaceIsTakenAgainInANewEpoch) {
+  ClusterConfig config = HeadConfig(3);
+  config.link = GetParam();
+  StartHead(std::move(config));
   auto one = std::make_unique<ThreadWorker>(*cluster_, "one");
   ASSERT_TRUE(WaitFor([this] { return StateOf("one") == NodeState::kReady; }));
   ThreadWorker two(*cluster_, "two");
@@ -300,8 +305,10 @@ TEST_F(JoinTest, AWorkerRejoinsAHeadThatCameBackWithoutLoadingAgain) {
   EXPECT_EQ(Ask(*ExchangeNow(), StepId(1), RankId(1), 1, 2).value_or(-1), FakeHandler::Leaf(RankId(1), 1, 2));
 }
 
-TEST_F(JoinTest, KilledAndStoppedProcessesAreLost) {
-  StartHead(HeadConfig(3));
+TEST_P(JoinOverLinks, KilledAndStoppedProcessesAreLost) {
+  ClusterConfig config = HeadConfig(3);
+  config.link = GetParam();
+  StartHead(std::move(config));
   LocalWorkersConfig spawn;
   spawn.count = 2;
   spawn.program = FAKE_WORKER;
