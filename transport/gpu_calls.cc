@@ -4,6 +4,8 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
+
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/status.h"
@@ -38,6 +40,10 @@ absl::Status OpenNccl(const char* name, GpuCalls& calls) {
   RETURN_IF_ERROR(Find(library, name, #symbol, calls.member));
   PACELINE_NCCL_CALLS(PACELINE_FIND)
 #undef PACELINE_FIND
+  // With it every id is the same: two communicators of one head would meet, and anybody would know theirs.
+  if (std::getenv("NCCL_COMM_ID") != nullptr)
+    return Absent(
+        "NCCL_COMM_ID is set in the environment; unset it, since the head hands out ids of its own");
   return CheckNcclVersion(calls).status();
 }
 

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 #include "tests/transport/gpu_stand_in.h"
 #include "transport/link.h"
 
@@ -37,6 +39,13 @@ TEST(GpuCallsTest, WhatIsMissingIsNamed) {
   EXPECT_THAT(Refusal(kNccl, kNobody), AllOf(StartsWith("NET-007"), HasSubstr(kNobody), HasSubstr("driver")));
   EXPECT_THAT(Refusal("libm.so.6", kDriver),
               AllOf(HasSubstr("libm.so.6 has no ncclGetVersion"), HasSubstr("2.18.0")));
+}
+
+TEST(GpuCallsTest, AnEnvironmentThatFixesTheIdIsRefused) {
+  setenv("NCCL_COMM_ID", "127.0.0.1:9999", 1);
+  EXPECT_THAT(Refusal(kNccl, kDriver),
+              AllOf(StartsWith("NET-007"), HasSubstr("NCCL_COMM_ID"), HasSubstr("unset it")));
+  unsetenv("NCCL_COMM_ID");
 }
 
 TEST(GpuCallsTest, AnOldNcclIsRefusedWithBothVersions) {
