@@ -144,8 +144,9 @@ void Pump(NcclCommunicator& c, size_t wanted) {
     }
     const size_t room = std::max(wanted, kEager);
     if (c.in.size() >= room) return;
-    std::vector<char> piece(room - c.in.size());
-    const ssize_t n = recv(c.socket, piece.data(), piece.size(), MSG_DONTWAIT);
+    static thread_local std::vector<char> piece(kEager);
+    const size_t bytes = std::min(piece.size(), room - c.in.size());
+    const ssize_t n = recv(c.socket, piece.data(), bytes, MSG_DONTWAIT);
     if (n <= 0) return;
     c.in.insert(c.in.end(), piece.begin(), piece.begin() + n);
   }

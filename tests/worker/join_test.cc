@@ -342,6 +342,40 @@ TEST_P(JoinOverLinks, KilledAndStoppedProcessesAreLost) {
   ASSERT_TRUE(WaitFor([this] { return StateOf("local-1") == NodeState::kReady; }));
 }
 
+// What a dialler without a membership gets, and what is made of one whose link comes late.
+TEST_P(JoinOverLinks, ALinkOfNobodyIsClosedAndTheOneThatIsAwaitedTaken) {
+  struct Channel final : MemberChannel {
+    void AnnounceEpoch(Epoch) override {}
+    void Close() override {}
+  };
+  ClusterConfig config = HeadConfig(2);
+  config.link = GetParam();
+  config.heartbeat_timeout = kPatience;
+  StartHead(std::move(config));
+  JoinHello hello = MakeHello(cluster_->terms(), FakeFacts("w", getpid()), nullptr);
+  hello.address = "127.0.0.1:1";
+  const JoinHost::Admission admission = cluster_->Join(hello, std::make_shared<Channel>());
+  ASSERT_TRUE(admission.status.ok()) << admission.status;
+  const Assignment& place = admission.assignment;
+  const auto dial = [&](const std::string& token) {
+    auto link = ConnectLink(place.link_kind, place.link_address, Deadline(), place.epoch);
+    EXPECT_TRUE(link.ok()) << link.status();
+    const Bytes part = std::as_bytes(std::span(token));
+    EXPECT_TRUE((*link)->Send(std::span(&part, 1)).ok());
+    return *std::move(link);
+  };
+  cluster_->OnLoaded(admission.member, {.experts = 3, .leaves = 6, .bytes = 1});
+  const std::unique_ptr<Link> stranger = dial("of an earlier life");
+  const auto driven = [&](Link& link) { return link.TryReceive().status(); };
+  EXPECT_TRUE(WaitFor([&] { return !driven(*stranger).ok(); }));
+  EXPECT_THAT(Log(),
+              AllOf(HasSubstr("closed a data link"), HasSubstr("belongs to no worker that is joining")));
+  EXPECT_NE(StateOf("w"), NodeState::kReady);
+
+  const std::unique_ptr<Link> member = dial(place.link_token);
+  EXPECT_TRUE(WaitFor([&] { return driven(*member).ok() && StateOf("w") == NodeState::kReady; }));
+}
+
 TEST_F(JoinTest, ALocalWorkerThatCannotLoadEndsTheWait) {
   ClusterConfig config = HeadConfig(2);
   config.failures_are_fatal = true;
