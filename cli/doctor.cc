@@ -1,7 +1,5 @@
 // `doctor`: what this machine and this build offer for computing and for links, in words. It looks and
 // changes nothing; a machine without a GPU is no failure.
-#include <dlfcn.h>
-
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -14,6 +12,7 @@
 #include "kernels/cuda/facts.h"
 #include "kernels/kernels.h"
 #include "nlohmann/json.hpp"
+#include "transport/gpu_calls.h"
 
 namespace paceline::cli {
 namespace {
@@ -21,31 +20,13 @@ namespace {
 // "13.0" of 13000, as CUDA numbers its versions.
 std::string CudaVersion(int32_t version) { return absl::StrCat(version / 1000, ".", version % 1000 / 10); }
 
-struct Nccl {
-  std::string version;  // "2.28.9"; empty when there is none
-  std::string problem;
-};
-
-// NCCL is opened at run time alone; 22809 means 2.28.9 (nccl.h, NCCL_VERSION).
-Nccl FindNccl() {
-  void* library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) return {"", "libnccl.so.2 is not on the loader's path"};
-  using GetVersion = int (*)(int*);
-  const auto get_version = reinterpret_cast<GetVersion>(dlsym(library, "ncclGetVersion"));
-  int code = 0;
-  if (get_version == nullptr || get_version(&code) != 0)
-    return {"", "libnccl.so.2 is there and does not tell its version"};
-  // Left open: libraries of CUDA do not like to be unloaded.
-  return {absl::StrCat(code / 10000, ".", code / 100 % 100, ".", code % 100), ""};
-}
-
 std::vector<std::string> Isas() {
   std::vector<std::string> names;
   for (const kernels::KernelTable* table : kernels::cpu::Available()) names.emplace_back(table->name);
   return names;
 }
 
-void PrintJson(const kernels::cuda::Facts& facts, const Nccl& nccl) {
+void PrintJson(const kernels::cuda::Facts& facts, const NcclFacts& nccl) {
   nlohmann::ordered_json out;
   out["build"] = BuildText();
   out["cpu"] = CpuName();
@@ -70,7 +51,7 @@ void PrintJson(const kernels::cuda::Facts& facts, const Nccl& nccl) {
 
 void Line(const char* what, const std::string& text) { std::printf("%-8s %s\n", what, text.c_str()); }
 
-void PrintText(const kernels::cuda::Facts& facts, const Nccl& nccl) {
+void PrintText(const kernels::cuda::Facts& facts, const NcclFacts& nccl) {
   Line("build", BuildText());
   std::string isas;
   for (const std::string& name : Isas()) absl::StrAppend(&isas, isas.empty() ? "" : ", ", name);
@@ -87,14 +68,15 @@ void PrintText(const kernels::cuda::Facts& facts, const Nccl& nccl) {
                                 device.minor, static_cast<double>(device.memory_bytes) / (1 << 30),
                                 device.usable ? "" : "; this build has no kernels for it"));
   }
-  Line("nccl", nccl.version.empty() ? nccl.problem : nccl.version);
+  const std::string usable = nccl.problem.empty() ? "--link nccl can be used" : nccl.problem;
+  Line("nccl", nccl.version.empty() ? usable : absl::StrCat(nccl.version, "; ", usable));
 }
 
 }  // namespace
 
 int Run(const DoctorOptions& options) {
   const kernels::cuda::Facts facts = kernels::cuda::Inspect();
-  const Nccl nccl = FindNccl();
+  const NcclFacts nccl = InspectNccl();
   options.json ? PrintJson(facts, nccl) : PrintText(facts, nccl);
   return 0;
 }

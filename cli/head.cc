@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -45,10 +46,7 @@ absl::Status Head::Start() {
   const int ranks_here = 1 + options.cluster.local_workers;
   ASSIGN_OR_RETURN(compute_, ResolveCompute(options.compute, ranks_here));
   ASSIGN_OR_RETURN(compute_.table, TableFor(compute_, options.options.float_math));
-  const std::vector<std::string> kinds = LinkKinds();
-  if (std::find(kinds.begin(), kinds.end(), options.cluster.link) == kinds.end()) {
-    return ListenLink(options.cluster.link, config_.host, 0).status();
-  }
+  RETURN_IF_ERROR(CheckLink(options.cluster.link));
   SimulationOptions simulation;
   if (!options.cluster.simulate_link.empty()) {
     ASSIGN_OR_RETURN(simulation, ParseSimulation(options.cluster.simulate_link));

@@ -1,5 +1,5 @@
 // A Link carries whole messages in order between two ranks; a LinkListener accepts them on the head. The seam
-// that loopback, tcp, ucx and (later) nccl fill. A link knows bytes, never rows; the exchange above it knows
+// that loopback, tcp, ucx and nccl fill. A link knows bytes, never rows; the exchange above it knows
 // rows, never tensors.
 #pragma once
 
@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/ids.h"
 
 namespace paceline {
 
@@ -29,6 +30,14 @@ inline constexpr int64_t kMaxMessageBytes = int64_t{256} << 20;
 class Link {
  public:
   virtual ~Link() = default;
+
+  // The head's end, after the worker's first message has said who it is and before anything else is sent or
+  // received: makes what is left of the link, under `epoch`. True when it is whole; false: call again. Most
+  // links are whole when they are accepted.
+  virtual absl::StatusOr<bool> Open(Epoch epoch) {
+    (void)epoch;
+    return true;
+  }
 
   // Queues one message, the concatenation of `parts`, and starts sending it; the parts may be reused on
   // return. Never blocks on the peer: what the kernel does not take now goes out in later calls of Send,
@@ -67,13 +76,20 @@ class LinkListener {
   virtual absl::StatusOr<std::unique_ptr<Link>> Accept(TimePoint deadline) = 0;
 };
 
-// By name: "loopback", "tcp", "ucx". Unimplemented (NET-007) names what was built in when `kind` was not.
+// Ok when this build has `kind` and this machine what it needs; Unimplemented (NET-007) says what is missing.
+absl::Status CheckLink(std::string_view kind);
+
+// By name: "loopback", "tcp", "ucx", "nccl". NET-007 as CheckLink.
 // `host`: the interface to listen on ("127.0.0.1"); port 0 takes a free one.
 absl::StatusOr<std::unique_ptr<LinkListener>> ListenLink(std::string_view kind, std::string_view host,
                                                          int port);
+// `admitted`: the epoch under which the caller was let into the cluster; nccl alone asks.
 absl::StatusOr<std::unique_ptr<Link>> ConnectLink(std::string_view kind, std::string_view address,
-                                                  TimePoint deadline);
+                                                  TimePoint deadline, Epoch admitted = Epoch(0));
+// Those of this build that need no device.
 std::vector<std::string> LinkKinds();
+// How long making a link of a kind may take, from the dial to the first message behind Open.
+Duration LinkPatience(std::string_view kind);
 
 // Two ends in one process.
 std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>> LoopbackPair();

@@ -16,6 +16,7 @@ namespace {
 
 constexpr Duration kTick = std::chrono::milliseconds(50);      // of the heartbeat watch
 constexpr Duration kTokenPatience = std::chrono::seconds(10);  // for the first message on a data link
+constexpr char kForeignToken[] = "its token belongs to no worker that is joining";
 
 uint64_t Draw64() {
   std::random_device device;
@@ -36,13 +37,14 @@ Standard StandardOf(const ClusterConfig& config) {
   return standard;
 }
 
-// A data link that has not named its membership yet.
-struct PendingLink {
-  std::unique_ptr<Link> link;
-  TimePoint deadline;
-};
-
 }  // namespace
+
+// A data link on its way into the cluster: it names its membership, then it is made whole.
+struct Cluster::PendingLink {
+  std::unique_ptr<Link> link;
+  TimePoint deadline;  // of what is awaited
+  std::string token;   // empty: not named yet
+};
 
 Cluster::Cluster(ClusterConfig config)
     : config_(std::move(config)),
@@ -268,7 +270,7 @@ void Cluster::OnLink(const std::string& token, std::unique_ptr<Link> link) {
   if (rank == RankId(0)) {
     const std::string from = link->Describe();
     lock.unlock();
-    Log(absl::StrCat("closed a data link (", from, ") whose token belongs to no worker that is joining"));
+    Log(absl::StrCat("closed a data link (", from, "): ", kForeignToken));
     return;
   }
   if (config_.wrap_link) link = config_.wrap_link(std::move(link), rank);
@@ -406,23 +408,41 @@ void Cluster::AcceptLinks() {
       return;
     }
     for (size_t i = 0; i < pending.size();) {
-      const absl::StatusOr<Bytes> first = pending[i].link->TryReceive();
-      const bool waiting = first.ok() && first->empty() && now < pending[i].deadline;
-      if (waiting) {
+      const absl::StatusOr<bool> whole = Introduce(pending[i]);
+      if (whole.ok() && !*whole && now < pending[i].deadline) {
         ++i;
         continue;
       }
       PendingLink done = std::move(pending[i]);
       pending.erase(pending.begin() + static_cast<std::ptrdiff_t>(i));
-      if (first.ok() && !first->empty()) {
-        const std::string token(reinterpret_cast<const char*>(first->data()), first->size());
-        OnLink(token, std::move(done.link));
-      } else {
-        Log(absl::StrCat("closed a data link (", done.link->Describe(),
-                         ") that did not say which worker it is"));
+      if (whole.ok() && *whole) {
+        OnLink(done.token, std::move(done.link));
+        continue;
       }
+      const std::string why = !whole.ok()          ? std::string(whole.status().message())
+                              : done.token.empty() ? "it did not say which worker it is"
+                                                   : "it was not made whole in time";
+      Log(absl::StrCat("closed a data link (", done.link->Describe(), "): ", why));
     }
   }
+}
+
+// True when the link can be taken.
+absl::StatusOr<bool> Cluster::Introduce(PendingLink& pending) {
+  if (pending.token.empty()) {
+    ASSIGN_OR_RETURN(const Bytes first, pending.link->TryReceive());
+    if (first.empty()) return false;
+    pending.token.assign(reinterpret_cast<const char*>(first.data()), first.size());
+    pending.deadline = Clock::Real().Now() + LinkPatience(config_.link);
+  }
+  Epoch epoch{0};
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    // Nothing is made for somebody unknown, or for a membership that has ended meanwhile.
+    if (membership_.RankOfToken(pending.token) == RankId(0)) return absl::UnauthenticatedError(kForeignToken);
+    epoch = membership_.epoch();
+  }
+  return pending.link->Open(epoch);
 }
 
 // Silence is counted in this thread's own ticks: on a machine so busy that the watch itself is late, a worker

@@ -96,7 +96,9 @@ class Cluster final : public ClusterView, public PeerSource, public JoinHost {
  private:
   explicit Cluster(ClusterConfig config);
   absl::Status Listen();
+  struct PendingLink;
   void AcceptLinks();
+  absl::StatusOr<bool> Introduce(PendingLink& pending);
   void WatchHeartbeats();
   void Settle(RankId rank, std::unique_lock<std::mutex>& lock);
   void Lose(RankId rank, const std::string& why, std::unique_lock<std::mutex>& lock);

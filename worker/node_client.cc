@@ -307,7 +307,9 @@ class WorkerLife {
 
   Ending LoadAndServe(ControlStream& stream, Heartbeats& heartbeats, const Assignment& assignment,
                       bool* served) {
-    const absl::Status loaded = Load(stream, assignment.share);
+    // A link that cannot be is no reason to load first.
+    absl::Status loaded = CheckLink(assignment.link_kind);
+    if (loaded.ok()) loaded = Load(stream, assignment.share);
     if (!loaded.ok()) {
       Fail(stream, loaded);
       return {loaded, true};
@@ -316,7 +318,7 @@ class WorkerLife {
 
     const std::string address = ReachableAddress(assignment.link_address, config_.join);
     absl::StatusOr<std::unique_ptr<Link>> connected =
-        ConnectLink(assignment.link_kind, address, Clock::Real().Now() + kLinkPatience);
+        ConnectLink(assignment.link_kind, address, Clock::Real().Now() + kLinkPatience, assignment.epoch);
     absl::Status greeted = connected.status();
     if (connected.ok()) {
       const Bytes token = std::as_bytes(std::span(assignment.link_token));

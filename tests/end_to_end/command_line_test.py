@@ -1,5 +1,6 @@
 """The command line as scripts meet it: exit statuses, signals, pipes, what is refused before a model is loaded."""
 
+import json
 import os
 import pathlib
 import signal
@@ -9,14 +10,15 @@ import tempfile
 from harness import BINARY, MODEL, ROOT, SLOW_LINK, Process, TestCase, cli_generate, main, paceline
 
 DEMO_MODEL = ROOT / "deploy/demo-model"
+STAND_IN = os.environ.get("STAND_IN", str(ROOT / "build/release/stand_in"))  # for NCCL and the CUDA driver
 
 
 class CommandLine(TestCase):
-    def generate(self, *args):
+    def generate(self, *args, env=None):
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             file.write("[1, 2, 3]")
             file.flush()
-            return paceline("generate", MODEL, "--prompt-tokens-json", file.name, *args)
+            return paceline("generate", MODEL, "--prompt-tokens-json", file.name, *args, env=env)
 
     def test_a_wrong_request_is_refused_before_the_model_is_loaded(self):
         for text, said in (("[1, 2, 99999999]", ("99999999", "index 2")), ("[]", ("no tokens",)), ("[1.5]", ("1.5",))):
@@ -37,11 +39,32 @@ class CommandLine(TestCase):
             self.assertEqual(status, 2)
             self.assertIn(f"cannot read {folder}", err)
 
-    def test_a_link_that_is_not_built_is_refused_with_and_without_workers(self):
-        for workers in (0, 1):
-            status, _, err = self.generate("--link", "nccl", "--local-workers", workers)
-            self.assertEqual(status, 9)
-            self.assertIn("nccl", err)
+    def test_nccl_where_it_cannot_be_is_refused_with_and_without_workers(self):
+        # A stand-in for NCCL and the driver, so that it does not matter what this machine has.
+        for environment, said in (({"STAND_IN_GPUS": "0"}, "no GPU"), ({"STAND_IN_NCCL": "21403"}, "2.14.3")):
+            environment = {**environment, "LD_LIBRARY_PATH": STAND_IN}
+            for workers in (0, 1):
+                status, _, err = self.generate("--link", "nccl", "--local-workers", workers, env=environment)
+                self.assertEqual(status, 9)
+                self.assertRegex(err, f"NET-007: --link nccl is not to be had on this machine: .*{said}")
+                self.assertNotIn("loaded", err)
+            status, out, err = paceline("doctor", "--json", env=environment)
+            self.assertEqual(status, 0, err)
+            self.assertIn(said, json.loads(out)["nccl"]["problem"])
+
+    def test_the_tokens_over_nccl_are_those_of_one_rank(self):
+        said = ["--json", "--logits-hash", "--ignore-eos", "--temperature", 0, "--max-tokens", 12]
+        alone = self.generate(*said)
+        over = self.generate(*said, "--link", "nccl", "--local-workers", 2, env={"LD_LIBRARY_PATH": STAND_IN})
+        self.assertEqual((alone[0], over[0]), (0, 0), over[2])
+        for key in ("token_ids", "logits_hash"):
+            self.assertEqual(json.loads(alone[1])[key], json.loads(over[1])[key])
+        self.assertIn("over nccl", over[2])
+        # NCCL before 2.30 has no two ranks on one GPU: both are told, and what to do.
+        status, _, err = self.generate("--link", "nccl", "--local-workers", 1,
+                                       env={"LD_LIBRARY_PATH": STAND_IN, "STAND_IN_GPUS": "1", "STAND_IN_NCCL": "22809"})
+        self.assertEqual(status, 9)
+        self.assertRegex(err, "NET-007: .*same GPU, which NCCL 2.28.9 refuses; .*CUDA_VISIBLE_DEVICES")
 
     def test_a_signal_ends_a_run_with_the_status_of_the_signal(self):
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -49,8 +49,8 @@ THIRD_PARTY = [
     (r"prometheus/", r"coordinator/metric_families\.cc"),
     (r"liburing\.h", r"model/ring_reader\.cc"),
     (r"uc[pst]/", r"transport/ucx\.cc"),
-    (r"nccl", r"transport/nccl\.cc"),
-    (r"cuda|cub/|cublas|mma\.h|nvrtc", r"kernels/cuda/.*"),
+    (r"nccl", r"tests/transport/nccl_abi_test\.cc"),  # the product declares what it calls (transport/gpu_calls.h)
+    (r"cuda|cub/|cublas|mma\.h|nvrtc", r"kernels/cuda/.*|tests/transport/nccl_abi_test\.cc"),
     (r"grpc/|grpc\+\+/|grpcpp/|google/protobuf/|google/rpc/|paceline/.*\.pb\.h", WIRE_FILE),
     (r"CLI/", r"cli/.*"),
     (r"boost/", r"coordinator/http/server\.cc|cli/http_client\.cc"),

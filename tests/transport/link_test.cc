@@ -1,4 +1,5 @@
-// One body over every kind of link this build has. The two ends are two threads, each the owner of its end.
+// One body over every kind of link this build has, nccl over a stand-in for its libraries. The two ends are
+// two threads, each the owner of its end.
 #include "transport/link.h"
 
 #include <gmock/gmock.h>
@@ -10,6 +11,9 @@
 
 #include "absl/strings/match.h"
 #include "base/error.h"
+#include "base/status.h"
+#include "tests/transport/gpu_stand_in.h"
+#include "transport/nccl_link.h"
 
 namespace paceline {
 namespace {
@@ -37,6 +41,30 @@ absl::StatusOr<std::string> Next(Link& link) {
   return absl::DeadlineExceededError("the test waited in vain");
 }
 
+constexpr char kNcclStandIn[] = "nccl";
+
+absl::StatusOr<std::unique_ptr<LinkListener>> Listen(const std::string& kind) {
+  return kind == kNcclStandIn ? ListenNccl(stand_in::Calls(), "127.0.0.1", 0, {})
+                              : ListenLink(kind, "127.0.0.1", 0);
+}
+absl::StatusOr<std::unique_ptr<Link>> Connect(const std::string& kind, const std::string& address) {
+  return kind == kNcclStandIn ? ConnectNccl(stand_in::Calls(), address, In(kLong), {.device = 1})
+                              : ConnectLink(kind, address, In(kLong));
+}
+
+// What the cluster does with a link that has come: it hears who is there, then lets the link be made whole.
+absl::Status Introduce(Link& head, Link& worker) {
+  RETURN_IF_ERROR(SendText(worker, "it is me"));
+  ASSIGN_OR_RETURN(const std::string first, Next(head));
+  EXPECT_EQ(first, "it is me");
+  for (;;) {
+    ASSIGN_OR_RETURN(const bool whole, head.Open(Epoch(1)));
+    if (whole) return absl::OkStatus();
+    ASSIGN_OR_RETURN(const Bytes none, worker.TryReceive());
+    EXPECT_TRUE(none.empty());
+  }
+}
+
 class LinkTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
@@ -44,17 +72,25 @@ class LinkTest : public ::testing::TestWithParam<std::string> {
       // Shared memory between two threads of one process is not what is under test here.
       setenv("UCX_TLS", "tcp,self", 0);
     }
-    auto listener = ListenLink(GetParam(), "127.0.0.1", 0);
+    auto listener = Listen(GetParam());
     ASSERT_TRUE(listener.ok()) << listener.status();
     listener_ = *std::move(listener);
     absl::StatusOr<std::unique_ptr<Link>> connected = absl::UnknownError("not run");
-    std::thread dial([&] { connected = ConnectLink(GetParam(), listener_->address(), In(kLong)); });
+    std::thread dial([&] { connected = Connect(GetParam(), listener_->address()); });
     auto accepted = listener_->Accept(In(kLong));
     dial.join();
     ASSERT_TRUE(connected.ok()) << connected.status();
     ASSERT_TRUE(accepted.ok()) << accepted.status();
     head_ = *std::move(accepted);
     worker_ = *std::move(connected);
+    const absl::Status introduced = Introduce(*head_, *worker_);
+    ASSERT_TRUE(introduced.ok()) << introduced;
+  }
+  void TearDown() override {
+    head_.reset();
+    worker_.reset();
+    EXPECT_THAT(stand_in::Misuses(), ::testing::IsEmpty());
+    EXPECT_EQ(stand_in::Alive(), 0);
   }
 
   std::unique_ptr<LinkListener> listener_;
@@ -104,8 +140,12 @@ TEST_P(LinkTest, LargeMessagesBothWaysAtOnceDoNotDeadlock) {
     ASSERT_TRUE(done.ok()) << done.status();
     EXPECT_EQ(*done, "done");
   };
-  std::thread other([&] { swap(*worker_); });
+  std::thread other([&] {
+    swap(*worker_);
+    EXPECT_FALSE(Next(*worker_).ok());  // drives what is queued until the head is gone
+  });
   swap(*head_);
+  head_.reset();
   other.join();
 }
 
@@ -184,10 +224,11 @@ TEST_P(LinkTest, AcceptGivesUpAtItsDeadline) {
 
 TEST_P(LinkTest, SeveralLinksOfOneListenerAreSeparate) {
   std::unique_ptr<Link> second_worker;
-  std::thread dial([&] { second_worker = *ConnectLink(GetParam(), listener_->address(), In(kLong)); });
+  std::thread dial([&] { second_worker = *Connect(GetParam(), listener_->address()); });
   auto second = listener_->Accept(In(kLong));
   dial.join();
   ASSERT_TRUE(second.ok()) << second.status();
+  ASSERT_TRUE(Introduce(**second, *second_worker).ok());
   std::thread first_echo([&] {
     EXPECT_TRUE(SendText(*worker_, "first " + *Next(*worker_)).ok());
     EXPECT_FALSE(Next(*worker_).ok());
@@ -206,16 +247,22 @@ TEST_P(LinkTest, SeveralLinksOfOneListenerAreSeparate) {
   second_echo.join();
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, LinkTest, ::testing::ValuesIn(LinkKinds()),
+std::vector<std::string> Kinds() {
+  std::vector<std::string> kinds = LinkKinds();
+  kinds.emplace_back(kNcclStandIn);
+  return kinds;
+}
+INSTANTIATE_TEST_SUITE_P(Kinds, LinkTest, ::testing::ValuesIn(Kinds()),
                          [](const auto& info) { return info.param; });
 
 TEST(SelectTest, AKindThatWasNotBuiltIsRefusedByName) {
-  const absl::Status listen = ListenLink("nccl", "127.0.0.1", 0).status();
+  const absl::Status listen = ListenLink("pigeon", "127.0.0.1", 0).status();
   EXPECT_TRUE(absl::IsUnimplemented(listen));
   EXPECT_THAT(std::string(listen.message()),
-              ::testing::AllOf(::testing::HasSubstr("NET-007"), ::testing::HasSubstr("nccl"),
+              ::testing::AllOf(::testing::HasSubstr("NET-007"), ::testing::HasSubstr("pigeon"),
                                ::testing::HasSubstr("loopback, tcp")));
-  EXPECT_TRUE(absl::IsUnimplemented(ConnectLink("nccl", "127.0.0.1:1", In(kLong)).status()));
+  EXPECT_EQ(CheckLink("pigeon"), listen);
+  EXPECT_EQ(ConnectLink("pigeon", "127.0.0.1:1", In(kLong)).status(), listen);
 }
 
 TEST(SelectTest, LoopbackAddresses) {

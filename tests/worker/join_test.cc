@@ -159,9 +159,12 @@ class JoinTest : public ::testing::Test {
 
 class JoinOverLinks : public JoinTest, public ::testing::WithParamInterface<std::string> {};
 
+// nccl finds the stand-in for its libraries, which lies on this program's own path
+// (tests/worker/CMakeLists.txt).
 std::vector<std::string> LinksBetweenProcesses() {
   std::vector<std::string> kinds = LinkKinds();
   std::erase(kinds, "loopback");
+  kinds.emplace_back("nccl");
   return kinds;
 }
 INSTANTIATE_TEST_SUITE_P(Links, JoinOverLinks, ::testing::ValuesIn(LinksBetweenProcesses()),
@@ -275,8 +278,10 @@ TEST_F(JoinTest, AFailedLoadIsReportedInItsOwnWords) {
       WaitFor([&] { return Log().find(absl::StrCat("worker w: LOAD-004: ", words)) != std::string::npos; }));
 }
 
-TEST_F(JoinTest, APlaceIsTakenAgainInANewEpoch) {
-  StartHead(HeadConfig(3));
+TEST_P(JoinOverLinks, APlaceIsTakenAgainInANewEpoch) {
+  ClusterConfig config = HeadConfig(3);
+  config.link = GetParam();
+  StartHead(std::move(config));
   auto one = std::make_unique<ThreadWorker>(*cluster_, "one");
   ASSERT_TRUE(WaitFor([this] { return StateOf("one") == NodeState::kReady; }));
   ThreadWorker two(*cluster_, "two");
@@ -326,8 +331,10 @@ TEST_F(JoinTest, AWorkerRejoinsAHeadThatCameBackWithoutLoadingAgain) {
   EXPECT_EQ(Ask(*ExchangeNow(), StepId(1), RankId(1), 1, 2).value_or(-1), FakeHandler::Leaf(RankId(1), 1, 2));
 }
 
-TEST_F(JoinTest, KilledAndStoppedProcessesAreLost) {
-  StartHead(HeadConfig(3));
+TEST_P(JoinOverLinks, KilledAndStoppedProcessesAreLost) {
+  ClusterConfig config = HeadConfig(3);
+  config.link = GetParam();
+  StartHead(std::move(config));
   LocalWorkersConfig spawn;
   spawn.count = 2;
   spawn.program = FAKE_WORKER;
@@ -359,6 +366,40 @@ TEST_F(JoinTest, KilledAndStoppedProcessesAreLost) {
   // The stopped one wakes, finds itself forgotten, and joins again by itself.
   ASSERT_EQ(kill((*workers)->pids()[0], SIGCONT), 0);
   ASSERT_TRUE(WaitFor([this] { return StateOf("local-1") == NodeState::kReady; }));
+}
+
+// What a dialler without a membership gets, and what is made of one whose link comes late.
+TEST_P(JoinOverLinks, ALinkOfNobodyIsClosedAndTheOneThatIsAwaitedTaken) {
+  struct Channel final : MemberChannel {
+    void AnnounceEpoch(Epoch) override {}
+    void Close() override {}
+  };
+  ClusterConfig config = HeadConfig(2);
+  config.link = GetParam();
+  config.heartbeat_timeout = kPatience;
+  StartHead(std::move(config));
+  JoinHello hello = MakeHello(cluster_->terms(), FakeFacts("w", getpid()), nullptr);
+  hello.address = "127.0.0.1:1";
+  const JoinHost::Admission admission = cluster_->Join(hello, std::make_shared<Channel>());
+  ASSERT_TRUE(admission.status.ok()) << admission.status;
+  const Assignment& place = admission.assignment;
+  const auto dial = [&](const std::string& token) {
+    auto link = ConnectLink(place.link_kind, place.link_address, Deadline(), place.epoch);
+    EXPECT_TRUE(link.ok()) << link.status();
+    const Bytes part = std::as_bytes(std::span(token));
+    EXPECT_TRUE((*link)->Send(std::span(&part, 1)).ok());
+    return *std::move(link);
+  };
+  cluster_->OnLoaded(admission.member, {.experts = 3, .leaves = 6, .bytes = 1});
+  const std::unique_ptr<Link> stranger = dial("of an earlier life");
+  const auto driven = [&](Link& link) { return link.TryReceive().status(); };
+  EXPECT_TRUE(WaitFor([&] { return !driven(*stranger).ok(); }));
+  EXPECT_THAT(Log(),
+              AllOf(HasSubstr("closed a data link"), HasSubstr("belongs to no worker that is joining")));
+  EXPECT_NE(StateOf("w"), NodeState::kReady);
+
+  const std::unique_ptr<Link> member = dial(place.link_token);
+  EXPECT_TRUE(WaitFor([&] { return driven(*member).ok() && StateOf("w") == NodeState::kReady; }));
 }
 
 TEST_F(JoinTest, ALocalWorkerThatCannotLoadEndsTheWait) {
