@@ -351,8 +351,8 @@ class InferenceService::UnaryCall final : public grpc::ServerUnaryReactor, publi
   std::shared_ptr<UnaryCall> self_;
 };
 
-// The engine's side of GenerateStream: writes the log. It may outlive its call, which ends as soon as the client
-// has gone, and with it the service: a step takes as long as it takes.
+// The engine's side of GenerateStream: writes the log. It may outlive its call, which ends as soon as the
+// client has gone, and with it the service: a step takes as long as it takes.
 class InferenceService::StreamWriter final : public ChoicesSink {
  public:
   StreamWriter(std::shared_ptr<StreamLogs> streams, const CallBasics& basics, int32_t choices)

@@ -32,8 +32,8 @@ class RequestIds {
   std::set<std::string> ids_;  // guarded by mutex_
 };
 
-// Thread-safe. Destroyed after its server is shut down. The engine may have to end generations even then: they
-// hold what they need of the service.
+// Thread-safe. Destroyed after its server is shut down. The engine may have to end generations even then:
+// they hold what they need of the service.
 class InferenceService final : public inference::v1::InferenceService::CallbackService {
  public:
   // `engine`, `state`, `keys` and `chat_template`, which may be null, outlive the service.
