@@ -196,6 +196,7 @@ std::map<std::string, int64_t> Engine::refusals() const {
 absl::StatusOr<std::shared_ptr<GenerationTicket>> Engine::Take(GenerateRequest request,
                                                                std::shared_ptr<GenerationSink> sink,
                                                                std::shared_ptr<GenerationTicket> ticket) {
+  if (stopping_) return Stopping();  // not that the queue is full: it will never be shorter
   RETURN_IF_ERROR(Degraded());
   ASSIGN_OR_RETURN(std::unique_ptr<Admission::Place> place, door_.Enter(request.key, BytesOf(request)));
   ASSIGN_OR_RETURN(SequenceSpec spec, Resolve(request));

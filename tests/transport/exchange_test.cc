@@ -561,7 +561,7 @@ TEST(SimulatedExchangeTest, TheDeathOfTheWireFailsTheStepByName) {
 
 class Impatient : public ByHand {
  protected:
-  Impatient() : ByHand(2, std::chrono::milliseconds(20)) {}
+  Impatient() : ByHand(2, std::chrono::milliseconds(200)) {}
 };
 
 TEST_F(Impatient, TheDeadlineSaysWhoWasAwaitedForWhat) {
