@@ -189,6 +189,7 @@ class WatchedExchange final : public Exchange {
     return absl::UnimplementedError("not a head");
   }
   void SetPeers(Epoch, std::vector<Peer>) override {}
+  absl::Status MeasureLinks(bool) override { return absl::OkStatus(); }
   int64_t bytes() const override { return 0; }
   double wait_seconds() const override { return 0; }
 
