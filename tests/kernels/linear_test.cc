@@ -96,7 +96,8 @@ TEST(Linear, EveryInstructionSetHasTheReferenceBits) {
 }
 
 // Integer layers with every number of rows up to 40, in both contracts: whole tiles, low ones, more than one
-// sweep; groups that fill a tile of 64 inputs, half of one, one and a half, and what is left at the end.
+// sweep; groups that fill a tile of 64 inputs, half of one, one and a half, and what is left at the end;
+// panels alone and in fours.
 TEST(Linear, IntegerLayersHaveTheReferenceBitsForEveryNumberOfRows) {
   using W = WeightFormat;
   const std::vector<LinearCase> cases = {
@@ -107,6 +108,9 @@ TEST(Linear, IntegerLayersHaveTheReferenceBitsForEveryNumberOfRows) {
       {W::kInt4, 16, 296, 96, true},
       {W::kInt4, 5, 100, -1, false},
       {W::kInt4, 18, 256, 512, true, true, 384},
+      {W::kInt4, 80, 328, 64, true},
+      {W::kInt4, 130, 264, 128, false},
+      {W::kInt8, 70, 200, 128},
       {W::kInt8, 20, 384, -1},
       {W::kInt8, 17, 328, 128},
       {W::kInt8, 33, 136, 64, false, false},
@@ -225,7 +229,7 @@ TEST(Experts, EveryInstructionSetHasTheReferenceBits) {
   };
   uint32_t seed = 100;
   for (const ExpertCase& c : cases) {
-    for (int32_t rows : {1, 2, 7, 19}) {
+    for (int32_t rows : {1, 2, 7, 19, 75}) {
       ++seed;
       const int experts = 3;
       std::vector<PlainExpert> plain(experts);
