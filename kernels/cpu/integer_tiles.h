@@ -21,26 +21,10 @@ constexpr int64_t kTileAhead =
 constexpr int64_t kInt8Line = 128;  // bytes of an octet of INT8 weights
 constexpr int64_t kInt4Line = 64;
 
-// The B tile of up to 8 octets at `from`, 64 bytes a row; asks for as much at `ahead`. Octets that the tile
-// has and the term has not are zeros: whatever codes stand there, they add nothing.
+// The B tile of fewer than 8 octets at `from`, in `memory`. Octets that the tile has and the term has not are
+// zeros: whatever codes stand there, they add nothing.
 template <bool int4>
-PACELINE_INLINE const uint8_t* TileOfWeights(const uint8_t* from, int64_t octets, const uint8_t* ahead,
-                                             uint8_t* memory) {
-  constexpr int64_t kLine = int4 ? kInt4Line : kInt8Line;
-  if (octets == kTileOctets) {
-    PACELINE_UNROLL
-    for (int64_t i = 0; i < kTileOctets * kLine; i += 64) PrefetchFar(ahead + i);
-    if (!int4) return from;
-    const I low4 = SetI(0x0F0F0F0F);
-    PACELINE_UNROLL
-    for (int64_t o = 0; o < kTileOctets; ++o) {
-      const I raw = LoadI(from + o * kInt4Line);
-      Store(reinterpret_cast<float*>(memory + o * 128), CastF(And(raw, low4)));
-      Store(reinterpret_cast<float*>(memory + o * 128 + 64), CastF(And(Shr<4>(raw), low4)));
-    }
-    return memory;
-  }
-  for (int64_t i = 0; i < octets * kLine; i += 64) PrefetchFar(ahead + i);
+__attribute__((noinline)) void PartOfTile(const uint8_t* from, int64_t octets, uint8_t* memory) {
   for (int64_t i = 0; i < kTileBytes; i += 64) ZeroLine(memory + i);
   for (int64_t o = 0; o < octets; ++o) {
     uint8_t* to = memory + o * 128;
@@ -52,6 +36,26 @@ PACELINE_INLINE const uint8_t* TileOfWeights(const uint8_t* from, int64_t octets
       CopyLine(to, from + o * kInt8Line);
       CopyLine(to + 64, from + o * kInt8Line + 64);
     }
+  }
+}
+// The B tile of up to 8 octets at `from`, 64 bytes a row; asks for as much at `ahead`.
+template <bool int4>
+PACELINE_INLINE const uint8_t* TileOfWeights(const uint8_t* from, int64_t octets, const uint8_t* ahead,
+                                             uint8_t* memory) {
+  constexpr int64_t kLine = int4 ? kInt4Line : kInt8Line;
+  PACELINE_UNROLL
+  for (int64_t i = 0; i < kTileOctets * kLine; i += 64) PrefetchFar(ahead + i);
+  if (octets < kTileOctets) {
+    PartOfTile<int4>(from, octets, memory);
+    return memory;
+  }
+  if (!int4) return from;
+  const I low4 = SetI(0x0F0F0F0F);
+  PACELINE_UNROLL
+  for (int64_t o = 0; o < kTileOctets; ++o) {
+    const I raw = LoadI(from + o * kInt4Line);
+    Store(reinterpret_cast<float*>(memory + o * 128), CastF(And(raw, low4)));
+    Store(reinterpret_cast<float*>(memory + o * 128 + 64), CastF(And(Shr<4>(raw), low4)));
   }
   return memory;
 }
@@ -80,12 +84,13 @@ struct TileStep {
 
 // Adds up a panel's `sums` [tile rows][16] of a step: `add(row, panel, term, sum, weights' scale, row's
 // scale)`.
-template <int planes, bool zeros, class Add>
+template <int planes, class Add>
 PACELINE_INLINE void AddSumsOf(const TilePanels& at, const SweptRows& of, const TileStep& step, int64_t panel,
                                const int32_t* sums, const Add& add) {
   const Matrix& m = *at.m;
   const int64_t scale_at = ((at.panel + panel) * m.groups + step.term->group) * kLanes;
   const F scale = add.Scale(ScalesAt(m, scale_at));
+  const bool zeros = m.zeros != nullptr;
   const I zero = zeros ? LoadU8(m.zeros + scale_at) : ZeroI();
   const uint32_t one_zero = static_cast<uint32_t>(m.zero);
   const int8_t* const* rows = of.rows;
@@ -134,7 +139,7 @@ PACELINE_INLINE int64_t RowPitch(const int8_t* const* rows, int64_t count, const
 
 // Terms [begin, end) of P panels. The prepared rows start at the first octet and activation group of the
 // first term.
-template <bool int4, int planes, bool zeros, int P, class Add>
+template <bool int4, int planes, int P, class Add>
 inline void TileSweep(const TilePanels& at, int32_t begin, int32_t end, const SweptRows& of, const Add& add) {
   constexpr int64_t kRows = kTileRows / planes;  // of activations in a full tile
   constexpr int64_t kLine = int4 ? kInt4Line : kInt8Line;
@@ -219,37 +224,32 @@ inline void TileSweep(const TilePanels& at, int32_t begin, int32_t end, const Sw
         if (second) DotSignedUnsigned<c, kA1, b + 1>();
         if (ahead) unpack(t + 1, p);
         if (P == 1) {
-          AddSumsOf<planes, zeros>(at, of, before, 0, sums[0], add);
+          AddSumsOf<planes>(at, of, before, 0, sums[0], add);
           StoreTile<c>(sums[0], 64);
         } else {
           constexpr int oldest = (p + P - 2) % P;
-          AddSumsOf<planes, zeros>(at, of, p < 2 ? before : now, oldest, sums[oldest], add);
+          AddSumsOf<planes>(at, of, p < 2 ? before : now, oldest, sums[oldest], add);
         }
       });
       before = now;
     }
   }
-  if (P == 1) return AddSumsOf<planes, zeros>(at, of, before, 0, sums[0], add);
+  if (P == 1) return AddSumsOf<planes>(at, of, before, 0, sums[0], add);
   StoreTile<kC0 + 1>(sums[P - 1], 64);
-  AddSumsOf<planes, zeros>(at, of, before, P - 2, sums[P - 2], add);
-  AddSumsOf<planes, zeros>(at, of, before, P - 1, sums[P - 1], add);
+  AddSumsOf<planes>(at, of, before, P - 2, sums[P - 2], add);
+  AddSumsOf<planes>(at, of, before, P - 1, sums[P - 1], add);
 }
 
-template <bool int4, int P, class Add>
-PACELINE_INLINE void SweepOf(const TilePanels& at, int32_t begin, int32_t end, const SweptRows& of,
-                             const Add& add) {
-  if (of.shape->planes == 1) {
-    if (at.m->zeros != nullptr) return TileSweep<int4, 1, true, P>(at, begin, end, of, add);
-    return TileSweep<int4, 1, false, P>(at, begin, end, of, add);
-  }
-  if (at.m->zeros != nullptr) return TileSweep<int4, 2, true, P>(at, begin, end, of, add);
-  TileSweep<int4, 2, false, P>(at, begin, end, of, add);
-}
 template <int P, class Add>
 PACELINE_INLINE void Sweep(const TilePanels& at, int32_t begin, int32_t end, const SweptRows& of,
                            const Add& add) {
-  if (at.m->format == WeightFormat::kInt4) return SweepOf<true, P>(at, begin, end, of, add);
-  SweepOf<false, P>(at, begin, end, of, add);
+  const bool two = of.shape->planes == 2;
+  if (at.m->format == WeightFormat::kInt4) {
+    if (two) return TileSweep<true, 2, P>(at, begin, end, of, add);
+    return TileSweep<true, 1, P>(at, begin, end, of, add);
+  }
+  if (two) return TileSweep<false, 2, P>(at, begin, end, of, add);
+  TileSweep<false, 1, P>(at, begin, end, of, add);
 }
 
 // Sums over all inputs.
@@ -302,10 +302,10 @@ struct AddToFixed {
   }
 };
 // Leaves of several terms, or such as may be too large, or sums without the contract.
-template <bool exact>
 struct AddToLeaves {
   Fixed* fixed;   // [panels][kLeafRows]
   float* totals;  // [panels][kLeafRows][16], of the leaf or without the contract of all
+  bool exact;
   const Matrix* m;
   const LeafSums* to;
   const int32_t* rows;  // of the sums
@@ -345,12 +345,12 @@ PACELINE_INLINE void LeafSweep(const TileLeafTask& task, const TilePanels& at, i
   for (int64_t i = 0; i < P * kLeafRows; ++i) fixed[i] = ZeroFixed();
   const int32_t begin = m.first_term[task.first_group], end = m.first_term[task.first_group + task.groups];
   const SweptRows of{&task.shape, codes, count};
-  if (exact && !task.large && end - begin == task.groups) {
-    Sweep<P>(at, begin, end, of, AddToFixed{fixed});
+  if (P > 1 && exact && !task.large && end - begin == task.groups) {
+    if constexpr (P > 1) Sweep<P>(at, begin, end, of, AddToFixed{fixed});  // what nearly all panels take
   } else {
     alignas(64) float totals[P * kLeafRows * kLanes];
     for (int64_t i = 0; i < P * kLeafRows; ++i) Store(totals + i * kLanes, Zero());
-    Sweep<P>(at, begin, end, of, AddToLeaves<exact>{fixed, totals, &m, &to, task.rows + row, output});
+    Sweep<P>(at, begin, end, of, AddToLeaves{fixed, totals, exact, &m, &to, task.rows + row, output});
     for (int64_t i = 0; !exact && i < P * count; ++i) {
       const int64_t left = to.hidden - output - i / count * kLanes;
       float* sum = to.loose + task.rows[row + i % count] * to.hidden + output + i / count * kLanes;

@@ -2,9 +2,16 @@
 // conversions of stored formats, row sums. Included by one .cc file, inside its anonymous namespace.
 
 // In front of a loop over rows, panels or vectors whose sums must be registers: GCC leaves long bodies rolled
-// up, and their arrays in memory.
-#if defined(__clang__)
+// up, and their arrays in memory. A sanitizer checks every access, and takes minutes over bodies that are
+// written out.
+#if defined(__SANITIZE_ADDRESS__)
+#define PACELINE_UNROLL
+#elif defined(__clang__)
+#if __has_feature(address_sanitizer)
+#define PACELINE_UNROLL
+#else
 #define PACELINE_UNROLL _Pragma("unroll")
+#endif
 #else
 #define PACELINE_UNROLL _Pragma("GCC unroll 16")
 #endif
