@@ -69,7 +69,6 @@ namespace stand_in {
 namespace {
 
 constexpr int kInvalidUsage = 5;
-constexpr int kInvalidArgument = 4;
 constexpr int kGpuOutOfMemory = 2;
 constexpr int kGpuInvalidContext = 201;
 constexpr int kGpuInvalidHandle = 400;
